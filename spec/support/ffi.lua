@@ -1,0 +1,50 @@
+--- spec/support/ffi.lua: calls C from specs. `local C = require("spec.support.ffi")("core/base/json.h", …)` declares what
+--- the headers say (run through the compiler's preprocessor with empty system headers) and returns the library.
+local ffi = require "ffi"
+
+local build = os.getenv "MOONPOOL_BUILD" or "build/release"
+local done, library = {}, nil
+
+--- What LuaJIT's C parser lacks, taken out of the preprocessed text.
+local function simplify(text)
+  text = text:gsub("__attribute__%s*%b()", ""):gsub("_Static_assert%s*%b();", "")
+  text = text:gsub("static inline[^;{]-%b()%s*%b{}", "")
+  return text
+end
+
+--- A header declares its includes too; each declaration must reach cdef once, so lines carry their file.
+local function declare(header)
+  local pipe = assert(io.popen("cc -E -nostdinc -D_Atomic= -Ispec/support/stub -I. " .. header))
+  local file, chunks, order = nil, {}, {}
+  for line in pipe:lines() do
+    local name = line:match '^# %d+ "([^"]*)"'
+    if name then
+      file = name
+      if not chunks[file] then
+        chunks[file] = {}
+        order[#order + 1] = file
+      end
+    elseif file and not file:match "^<" and not file:match "^spec/support/stub" then
+      table.insert(chunks[file], line)
+    end
+  end
+  pipe:close()
+  -- Included files come first in the text, but their "# 1" line follows the includer's: declare leaves before roots.
+  for i = #order, 1, -1 do
+    local name = order[i]
+    if not done[name] and not name:match "^<" and not name:match "^spec/support/stub" then
+      done[name] = true
+      ffi.cdef(simplify(table.concat(chunks[name], "\n")))
+    end
+  end
+end
+
+return function(...)
+  for _, header in ipairs { ... } do
+    if not done[header] then
+      declare(header)
+    end
+  end
+  library = library or ffi.load(build .. "/libmoonpool-spec.so")
+  return library, ffi
+end

@@ -1,0 +1,1 @@
+/* empty: LuaJIT's FFI knows the types */

@@ -1,0 +1,1 @@
+/* empty: _Atomic is defined away for LuaJIT's FFI */
