@@ -1,0 +1,88 @@
+--- core/base/mem.c, err.c, buf.c: checked arithmetic, injected failures, error texts, the bounds of the cursor.
+local C, ffi = require "spec.support.ffi"("core/base/mem.h", "core/base/err.h", "core/base/buf.h")
+
+describe("checked sizes", function()
+  local out = ffi.new "uint64_t[1]"
+
+  it("refuse what would wrap and leave the output alone", function()
+    out[0] = 7
+    assert.is_false(C.mp_add_u64(0xffffffffffffffffULL, 1, out))
+    assert.is_false(C.mp_mul_u64(0x100000000ULL, 0x100000000ULL, out))
+    assert.is_false(C.mp_align_u64(0xffffffffffffffffULL, 32, out))
+    assert.equal(7, tonumber(out[0]))
+  end)
+
+  it("compute the rest", function()
+    assert.is_true(C.mp_mul_u64(0xffffffffULL, 0x100000001ULL, out))
+    assert.is_true(out[0] == 0xffffffffffffffffULL)
+    assert.is_true(C.mp_align_u64(33, 32, out))
+    assert.equal(64, tonumber(out[0]))
+    assert.is_true(C.mp_align_u64(64, 32, out))
+    assert.equal(64, tonumber(out[0]))
+  end)
+end)
+
+describe("an injected failure", function()
+  it("hits the nth allocation that may fail, once", function()
+    C.mp_mem_fail_after(2)
+    local first, second, third = C.mp_try_malloc(8), C.mp_try_calloc(2, 8), C.mp_try_malloc(8)
+    assert.is_true(first ~= nil and second == nil and third ~= nil)
+    C.mp_free(first)
+    C.mp_free(third)
+  end)
+end)
+
+describe("an error", function()
+  it("has a name and a status for every code, and back", function()
+    for code = -26, -1 do
+      local name = ffi.string(C.mp_err_name(code))
+      assert.not_equal("unknown", name)
+      assert.equal(code, C.mp_err_from_name(name))
+      local status = C.mp_err_status(code)
+      assert.is_true(status >= 400 and status < 600)
+    end
+    assert.equal("ok", ffi.string(C.mp_err_name(0)))
+    assert.equal("unknown", ffi.string(C.mp_err_name(-27)))
+    assert.equal("unknown", ffi.string(C.mp_err_name(1)))
+    assert.equal(0, C.mp_err_from_name "nonsense")
+  end)
+
+  it("gains context in front and is cut, never overrun", function()
+    local err = ffi.new "struct mp_err"
+    assert.equal(ffi.C.MP_EIO, C.mp_err_set(err, ffi.C.MP_EIO, "cannot read %s", "x"))
+    C.mp_err_context(err, "model %s", "m")
+    assert.equal("model m: cannot read x", ffi.string(err.message))
+    C.mp_err_context(err, "%s", ("y"):rep(2000))
+    assert.equal(999, #ffi.string(err.message))
+    assert.equal(ffi.C.MP_EIO, err.code)
+  end)
+end)
+
+describe("the cursor over foreign bytes", function()
+  it("gives 0 and stays bad behind the end", function()
+    local rd = ffi.new "struct mp_rd"
+    C.mp_rd_init(rd, "\1\2\3", 3)
+    assert.equal(0x0201, C.mp_rd_u16(rd))
+    assert.equal(0, C.mp_rd_u16(rd))
+    assert.is_true(rd.bad)
+    assert.equal(0, C.mp_rd_u8(rd))
+    assert.equal(0, tonumber(C.mp_rd_left(rd)))
+  end)
+
+  it("reads back what the buffer wrote", function()
+    local b, rd = ffi.new "struct mp_buf", ffi.new "struct mp_rd"
+    C.mp_buf_u64(b, 0x1122334455667788ULL)
+    C.mp_buf_f32(b, 0.5)
+    C.mp_buf_f64(b, -1 / 3)
+    C.mp_buf_put(b, "abc", 3)
+    C.mp_rd_init(rd, b.data, b.len)
+    assert.is_true(C.mp_rd_u64(rd) == 0x1122334455667788ULL)
+    assert.equal(0.5, C.mp_rd_f32(rd))
+    assert.equal(-1 / 3, C.mp_rd_f64(rd))
+    assert.equal("abc", ffi.string(C.mp_rd_bytes(rd, 3), 3))
+    assert.is_false(rd.bad)
+    C.mp_buf_drop(b, 8)
+    assert.equal(15, tonumber(b.len))
+    C.mp_buf_free(b)
+  end)
+end)
