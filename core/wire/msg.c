@@ -172,11 +172,11 @@ const char *mp_model_state_name(uint32_t s)
     return s < MP_COUNT(names) ? names[s] : "unknown";
 }
 
-const char *mp_finish_name(uint32_t f)
+const char *mp_msg_finish_name(uint32_t f)
 {
     static const char *const names[] = {
 #define X(code, name) name,
-        MP_FINISHES(X)
+        MP_MSG_FINISHES(X)
 #undef X
     };
     return f < MP_COUNT(names) ? names[f] : "unknown";

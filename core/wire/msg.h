@@ -56,22 +56,22 @@ enum mp_model_state {
         MP_N_MODEL_STATES
 };
 
-#define MP_FINISHES(X)  \
-    X(STOP, "stop")     \
-    X(LENGTH, "length") \
+#define MP_MSG_FINISHES(X) \
+    X(STOP, "stop")        \
+    X(LENGTH, "length")    \
     X(CANCELLED, "cancelled")
-enum mp_finish {
-#define X(code, name) MP_FINISH_##code,
-    MP_FINISHES(X)
+enum mp_msg_finish {
+#define X(code, name) MP_MSG_FINISH_##code,
+    MP_MSG_FINISHES(X)
 #undef X
-        MP_N_FINISHES
+        MP_MSG_N_FINISHES
 };
 
-/* What PREPARE's payload is. CHAT: JSON {"messages": […], "tools": […]?, "add_generation_prompt": true?, …}, as the chat
- * template takes it. TEXT: UTF-8. IDS: i32 token ids. */
+/* What PREPARE's payload is. CHAT: JSON, the array of messages, or {"messages": […], …} with what else the chat
+ * template takes ("tools", "add_generation_prompt", …). TEXT: UTF-8. IDS: i32 token ids. */
 enum mp_prepare_kind { MP_PREPARE_CHAT, MP_PREPARE_TEXT, MP_PREPARE_IDS, MP_N_PREPARE_KINDS };
 
-/* Fields: F(kind, name, most). Kinds U8 U16 U32 U64 (0..most), I32 (-most..most), F32 and F64 (finite, |x| <= most),
+/* Fields: F(kind, name, most). Kinds U8 U16 U32 U64 (0..most), I32 (-most..most), F32 (finite, |x| <= most),
  * SPAN (u32 count and at most `most` bytes), STOPS (u8 count <= 8, each u16 length <= 256, none empty).
  * Ranges hold when encoding and when decoding. */
 #define MP_HELLO_FIELDS(F)                                                      \
@@ -84,15 +84,13 @@ enum mp_prepare_kind { MP_PREPARE_CHAT, MP_PREPARE_TEXT, MP_PREPARE_IDS, MP_N_PR
 #define MP_PING_FIELDS(F) F(U64, nonce, UINT64_MAX)
 #define MP_PONG_FIELDS(F)     \
     F(U64, nonce, UINT64_MAX) \
-    F(U64, step_ns,           \
-      UINT64_MAX) /* how long the oldest device step has been under way; 0: none. A hung step shows here */
+    F(U64, step_ns, UINT64_MAX) /* how long the oldest device step has been under way: shows a hung one; 0: none */
+/* spec: JSON, see core/engine/README.md: {"source": path, "sha256"?, "context"?, "numerics"?, "kv_type"?, "max_concurrency"?,
+ * "devices"?: ["cpu"]}. Same name and spec: nothing happens. Same name, other spec: limits apply in place; what changes the
+ * model's identity replaces it, the old one draining. */
 #define MP_MODEL_DECLARE_FIELDS(F)                           \
     F(SPAN, name, 128) /* as every later message names it */ \
-    F(SPAN, spec,                                            \
-      65536) /* JSON, see core/engine/README.md: {"source": path, "sha256"?, "context"?, "numerics"?,          \
-                            "kv_type"?, "max_concurrency"?, "devices"?: ["cpu"]}. Same name and spec: no change. Same name, \
-                            other spec: limits apply in place; what changes the model's identity replaces it, the old one   \
-                            draining */
+    F(SPAN, spec, 65536)
 #define MP_MODEL_LOAD_FIELDS(F)   F(SPAN, name, 128)
 #define MP_MODEL_UNLOAD_FIELDS(F) F(SPAN, name, 128) /* running sequences finish first (draining) */
 #define MP_MODELS_FIELDS(F)                          /* asks for every model's state */
@@ -147,7 +145,7 @@ enum mp_prepare_kind { MP_PREPARE_CHAT, MP_PREPARE_TEXT, MP_PREPARE_IDS, MP_N_PR
     F(SPAN, text, 1 << 20)                /* new since the last message; valid UTF-8, never cut inside a character */ \
     F(SPAN, logprobs, 1 << 20)            /* reserved */
 #define MP_DONE_FIELDS(F)                                                                                            \
-    F(U8, finish, MP_N_FINISHES - 1)                                                                                 \
+    F(U8, finish, MP_MSG_N_FINISHES - 1)                                                                             \
     F(SPAN, stop, MP_MSG_MAX_STOP) /* the stop string that matched; empty: an end-of-generation token, or no stop */ \
     F(U32, prompt_tokens, UINT32_MAX)                                                                                \
     F(U32, cached_tokens, UINT32_MAX) /* of the prompt, found in the prefix cache */                                 \
@@ -280,7 +278,7 @@ struct mp_msg {
 
 const char *mp_msg_name(uint32_t type);         /* "model_state"; NULL for an unknown type */
 const char *mp_model_state_name(uint32_t s);    /* "warm" */
-const char *mp_finish_name(uint32_t f);         /* "stop" */
+const char *mp_msg_finish_name(uint32_t f);     /* "stop" */
 void mp_msg_start_init(struct mp_msg_start *s); /* greedy off, temperature 1, everything else off, no token limit */
 
 /* Appends the frame. 0, or MP_EINVAL (a field out of its range, or an unknown type: named in err) with out unchanged. */
