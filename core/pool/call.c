@@ -178,7 +178,7 @@ bool mp_call_on_text(struct mp_call *c, const char *s, size_t n, const struct mp
     return c->state == STARTED;
 }
 
-void mp_call_on_done(struct mp_call *c, enum mp_finish finish, const struct mp_usage *usage)
+void mp_call_on_done(struct mp_call *c, enum mp_msg_finish finish, const struct mp_usage *usage)
 {
     if (c->state == ENDED)
         return;

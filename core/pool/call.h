@@ -22,8 +22,8 @@ struct mp_call_events {
     /* (optional) More text, n > 0: valid UTF-8, never cut inside a character. At most start's `window` bytes come before
      * mp_call_consumed gives room again. */
     void (*text)(void *user, const char *s, size_t n, const struct mp_usage *so_far);
-    /* finish: STOP or LENGTH. */
-    void (*done)(void *user, enum mp_finish finish, const struct mp_usage *usage);
+    /* finish: MP_MSG_FINISH_STOP or _LENGTH. */
+    void (*done)(void *user, enum mp_msg_finish finish, const struct mp_usage *usage);
     /* MP_EENGINE: the engine died after the call had started; MP_EUNAVAILABLE: no engine came back in time; MP_ECONTEXT,
      * MP_EINVAL, MP_ENAN …: the engine's own words. retry_after: seconds, 0 unknown. */
     void (*failed)(void *user, const struct mp_err *err, double retry_after);

@@ -33,7 +33,7 @@ void *mp_call_tag(const struct mp_call *c);
  * nor after text's when mp_call_on_text said false. Each is ignored when the call has ended. */
 void mp_call_on_prepared(struct mp_call *c, uint32_t prompt_tokens, uint32_t left);
 bool mp_call_on_text(struct mp_call *c, const char *s, size_t n, const struct mp_usage *so_far); /* false: it ended */
-void mp_call_on_done(struct mp_call *c, enum mp_finish finish, const struct mp_usage *usage);
+void mp_call_on_done(struct mp_call *c, enum mp_msg_finish finish, const struct mp_usage *usage);
 void mp_call_on_failed(struct mp_call *c, const struct mp_err *err, double retry_after);
 
 #endif
