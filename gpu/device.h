@@ -61,23 +61,30 @@ struct mp_step {
     const uint32_t *out; /* [n_out] token rows to keep, ascending */
 };
 
+/* Sampling, the same on every device (gpu/lower/sample.h):
+ *   z = logit; seen tokens: z < 0 ? z*rep : z/rep; z -= freq*count + pres; tokens outside `allow` are out; z /= temp;
+ *   then, as vLLM and transformers do, on the tempered distribution: the top_k largest (lowest id first among equals);
+ *   of those the smallest set of the most probable with a sum >= top_p; of those what has >= min_p times the highest
+ *   probability; of what is left the largest z + g, g Gumbel noise from philox4x32-10(seed, index, token id).
+ * So a token depends on its logits, settings, seed and index alone, never on its batch. */
 struct mp_pick {    /* one row of the last forward to sample from */
     uint32_t row;   /* 0 .. n_out-1 */
     uint32_t slot;  /* whose LAST becomes the token */
     uint32_t index; /* position of the sampled token in its text: the counter of its random stream */
     uint64_t seed;
-    bool greedy;              /* argmax, lowest id among equals; the rest is unused */
+    bool greedy;              /* argmax after penalties and mask, lowest id among equals; temp to min_p are unused */
     int32_t top_k;            /* 0: off */
     float temp, top_p, min_p; /* temp > 0; top_p in (0, 1], 1 off; min_p in [0, 1], 0 off */
-    float rep, freq, pres;    /* penalties; rep 1, freq 0, pres 0: off. Counts are of tokens sampled in this slot, and
-                                 those given by slot_set */
+    float rep, freq, pres;    /* penalties; rep 1 or 0, freq 0, pres 0: off. Counts are of tokens sampled in this slot,
+                                 and those given by slot_set */
     uint16_t top_n;           /* log-probs wanted, 0..20 */
     const uint32_t *allow;    /* bit mask of n_vocab bits, read at sample time; NULL: all */
 };
 
 struct mp_got {
     int32_t id;
-    uint8_t bad;   /* 1: the logits held a NaN or no finite value; id is then -1 */
+    uint8_t bad;   /* 1: the logits held a NaN or +inf, or no allowed token has a finite one; id is then -1, and a
+                      MP_TOK_LAST that was issued on it is computed as some token: drop what comes of it */
     float logprob; /* log-softmax of the raw logits at id */
     uint16_t n_top;
     struct mp_top {
@@ -103,6 +110,7 @@ struct mp_device_ops {
 
     /* Reserves address space; nothing is committed. Committed granules read as zero or poison, never as old data. */
     int (*mem_reserve)(struct mp_dev *dev, uint64_t bytes, struct mp_mem **out, struct mp_err *err);
+    /* off and len in bytes: committing rounds outward to the granularity of the device, giving back rounds inward. */
     int (*mem_commit)(struct mp_mem *mem, uint64_t off, uint64_t len, bool on, struct mp_err *err);
     void (*mem_free)(struct mp_mem *mem); /* NULL is fine */
 
@@ -117,7 +125,7 @@ struct mp_device_ops {
     /* What build() will need: scratch bytes, and bytes per KV page of each group. The plan was checked. */
     int (*need)(struct mp_dev *dev, const struct mp_plan *plan, const struct mp_limits *lim, uint64_t *scratch,
                 uint64_t page_bytes[MP_MAX_KVS], struct mp_err *err);
-    /* w_off, w_type: per weight of the plan. kv[g] holds lim->max_pages pages; the caller commits what steps name. The
+    /* w_off (multiples of 64), w_type: per weight of the plan; scratch is committed wholly. kv[g] holds lim->max_pages pages; the caller commits what steps name. The
      * exec keeps no pointer to plan. */
     int (*build)(struct mp_dev *dev, const struct mp_plan *plan, const struct mp_limits *lim, struct mp_mem *w,
                  const uint64_t *w_off, const uint32_t *w_type, struct mp_mem *scratch,
@@ -130,7 +138,7 @@ struct mp_device_ops {
     int (*sample)(struct mp_exec *exec, const struct mp_pick *picks, uint32_t n, mp_ticket *out, struct mp_err *err);
     /* A sequence begins in this slot: forgets its counts, then counts these ids for penalties. */
     int (*slot_set)(struct mp_exec *exec, uint32_t slot, const int32_t *ids, uint32_t n);
-    /* Copies a KV page of every layer of a group (dst >= 0: to another page; host: to or from memory of page_bytes). */
+    /* Copies a KV page of a group, every layer of it, to another page. */
     int (*kv_copy)(struct mp_exec *exec, int group, uint32_t src, uint32_t dst, mp_ticket *out, struct mp_err *err);
     /* 0: done is filled for that ticket. MP_EAGAIN: not yet, after timeout_ns (0 polls). Tickets are waited in order. */
     int (*wait)(struct mp_dev *dev, mp_ticket ticket, uint64_t timeout_ns, struct mp_done *done);

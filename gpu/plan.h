@@ -62,8 +62,10 @@ struct mp_val {
     uint32_t n;   /* columns */
 };
 
-struct mp_attr { /* one per node; fields an op does not name are 0 */
-    float eps, scale, softcap;
+struct mp_attr {        /* one per node; fields an op does not name are 0 */
+    float eps;          /* RMS_NORM, LAYER_NORM: >= 0 */
+    float scale;        /* EMBED: 0 means 1. SCALE: any. ATTN: > 0, of q.k before softcap */
+    float softcap;      /* SOFTCAP: > 0. ATTN: 0 none */
     uint32_t group;     /* RMS_NORM: columns per norm */
     uint32_t heads;     /* ROPE, ATTN: heads in the row; head size = n / heads */
     uint32_t from, to;  /* SLICE */
