@@ -50,6 +50,7 @@ struct mp_gguf_kv {   /* one metadata entry, borrowed from the mp_gguf */
     uint32_t type;    /* enum mp_gguf_type */
     uint32_t elem;    /* ARR: the elements' type, never ARR; else the same as type */
     uint64_t count;   /* ARR: elements; STR: bytes; else 1 */
+    uint64_t bytes;   /* of the value at data */
     const void *data; /* the value as it stands in the file: little endian, unaligned; STR: its bytes, not terminated */
 };
 
