@@ -439,7 +439,7 @@ static int read_header(struct mp_gguf *g, struct mp_err *err)
 {
     struct parse p = {.g = g, .err = err};
     const unsigned char *b;
-    uint64_t n_tensors, n_kv;
+    uint64_t n_tensors = 0, n_kv = 0;
     if (g->id.size < 4)
         return mp_err_set(err, MP_EFORMAT, "is no GGUF file: it has %llu bytes", (unsigned long long)g->id.size);
     int rc = take(&p, 4, &b);
