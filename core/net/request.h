@@ -42,7 +42,10 @@ struct mp_req {
     struct mp_conn *conn; /* private; NULL once the network side is done */
     uint32_t refs;        /* private */
     bool head;            /* private: method is HEAD */
+    char *body_memory;    /* private: what body points to, or NULL */
 };
+
+struct mp_req *mp_req_new(void); /* http1.c's: one reference, an arena, an id */
 
 void mp_req_ref(struct mp_req *req);   /* keeps the request's memory beyond on_end */
 void mp_req_unref(struct mp_req *req); /* the last one frees it */
