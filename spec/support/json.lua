@@ -1,4 +1,4 @@
---- spec/support/json.lua: JSON text to Lua values, read by core/base/json.c. null is json.null.
+--- spec/support/json.lua: JSON text to Lua values, read by core/base/json.c, and back. null is json.null.
 local C, ffi = require "spec.support.ffi"("core/base/json.h")
 local json = { null = setmetatable({}, { __tostring = function() return "null" end }) }
 
@@ -44,6 +44,35 @@ function json.lines(path)
     out[#out + 1] = json.decode(line)
   end
   return out
+end
+
+local array = {}
+local escapes = { ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
+
+--- Marks a table as an array, so that an empty one is written as [].
+function json.array(t)
+  return setmetatable(t, array)
+end
+
+function json.encode(v)
+  if v == json.null then
+    return "null"
+  elseif type(v) == "string" then
+    return '"' .. v:gsub('[%c"\\]', function(c) return escapes[c] or ("\\u%04x"):format(c:byte()) end) .. '"'
+  elseif type(v) ~= "table" then
+    return type(v) == "number" and ("%.17g"):format(v) or tostring(v)
+  end
+  local out = {}
+  if getmetatable(v) == array or #v > 0 then
+    for i, item in ipairs(v) do
+      out[i] = json.encode(item)
+    end
+    return "[" .. table.concat(out, ",") .. "]"
+  end
+  for key, item in pairs(v) do
+    out[#out + 1] = json.encode(tostring(key)) .. ":" .. json.encode(item)
+  end
+  return "{" .. table.concat(out, ",") .. "}"
 end
 
 return json
