@@ -55,7 +55,7 @@ struct mp_conn {
 
 static uint64_t now_ms(const struct mp_conn *c)
 {
-    return mp_loop_now_ms(c->host->loop);
+    return mp_evloop_now_ms(c->host->loop);
 }
 
 static void enter(struct mp_conn *c, enum state state)
@@ -639,7 +639,7 @@ void mp_conn_flush_all(struct mp_conn_host *h)
 struct mp_conn *mp_conn_new(struct mp_conn_host *h, int fd, const char *remote, struct mp_err *err)
 {
     struct mp_conn *c = mp_calloc(sizeof *c);
-    uv_loop_t *loop = mp_loop_uv(h->loop);
+    uv_loop_t *loop = mp_evloop_uv(h->loop);
     c->magic = CONN_MAGIC;
     c->host = h;
     c->io = (struct mp_transport){&mp_transport_plain, NULL, fd};

@@ -12,7 +12,7 @@ struct mp_conn;
 
 /* What connections share with their server; its head is in struct mp_server. */
 struct mp_conn_host {
-    struct mp_loop *loop;
+    struct mp_evloop *loop;
     struct mp_net_limits limits;
     struct mp_handler handler;
     struct mp_conn *conns; /* all, in no order */

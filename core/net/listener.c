@@ -102,16 +102,16 @@ static void on_poll(uv_poll_t *poll, int status, int events)
     }
 }
 
-int mp_listener_new(struct mp_listener **out, struct mp_loop *loop, int fd,
+int mp_listener_new(struct mp_listener **out, struct mp_evloop *loop, int fd,
                     bool (*accepted)(void *ctx, int fd, const char *remote), void *ctx, struct mp_err *err)
 {
     struct mp_listener *l = mp_calloc(sizeof *l);
-    int rc = uv_poll_init(mp_loop_uv(loop), &l->poll, fd);
+    int rc = uv_poll_init(mp_evloop_uv(loop), &l->poll, fd);
     if (rc < 0) {
         mp_free(l);
         return mp_err_set(err, MP_EIO, "cannot watch a listening socket: %s", uv_strerror(rc));
     }
-    uv_timer_init(mp_loop_uv(loop), &l->retry);
+    uv_timer_init(mp_evloop_uv(loop), &l->retry);
     l->poll.data = l->retry.data = l;
     l->handles = 2;
     l->fd = fd;

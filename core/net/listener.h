@@ -2,12 +2,12 @@
 #ifndef MP_LISTENER_H
 #define MP_LISTENER_H
 #include "core/base/err.h"
-#include "core/net/loop.h"
+#include "core/net/evloop.h"
 
 struct mp_listener;
 
 /* accepted(ctx, fd, remote): the connected, non-blocking socket is now the receiver's; false: it paused the listener. fd stays the caller's and must stay open until mp_listener_close. */
-int mp_listener_new(struct mp_listener **out, struct mp_loop *loop, int fd,
+int mp_listener_new(struct mp_listener **out, struct mp_evloop *loop, int fd,
                     bool (*accepted)(void *ctx, int fd, const char *remote), void *ctx, struct mp_err *err);
 void mp_listener_pause(struct mp_listener *l);
 void mp_listener_resume(struct mp_listener *l);

@@ -62,7 +62,7 @@ static void on_removed(struct mp_conn_host *h)
     mp_conn_wake(h);
 }
 
-struct mp_server *mp_server_new(struct mp_loop *loop, const struct mp_net_limits *limits,
+struct mp_server *mp_server_new(struct mp_evloop *loop, const struct mp_net_limits *limits,
                                 const struct mp_handler *handler)
 {
     struct mp_server *s = mp_calloc(sizeof *s);
@@ -77,8 +77,8 @@ struct mp_server *mp_server_new(struct mp_loop *loop, const struct mp_net_limits
     s->host.removed = on_removed;
     s->host.read_cap = n > 0 && n < MP_READ_CHUNK ? (size_t)n : MP_READ_CHUNK;
     s->host.scratch = mp_malloc(MP_READ_CHUNK);
-    uv_prepare_init(mp_loop_uv(loop), &s->prepare);
-    uv_idle_init(mp_loop_uv(loop), &s->host.awake);
+    uv_prepare_init(mp_evloop_uv(loop), &s->prepare);
+    uv_idle_init(mp_evloop_uv(loop), &s->host.awake);
     s->prepare.data = s->host.awake.data = s;
     s->handles = 2;
     uv_prepare_start(&s->prepare, on_prepare);

@@ -10,7 +10,7 @@
 #ifndef MP_SERVER_H
 #define MP_SERVER_H
 #include "core/base/err.h"
-#include "core/net/loop.h"
+#include "core/net/evloop.h"
 #include "core/net/request.h"
 
 struct mp_server;
@@ -68,7 +68,7 @@ struct mp_server_gauges {
 
 /* limits: copied; NULL for the defaults. handler: copied. MOONPOOL_DEBUG_READ=N in the environment makes every read
  * return at most N bytes. */
-struct mp_server *mp_server_new(struct mp_loop *loop, const struct mp_net_limits *limits,
+struct mp_server *mp_server_new(struct mp_evloop *loop, const struct mp_net_limits *limits,
                                 const struct mp_handler *handler);
 /* Serves a listening, non-blocking socket; the descriptor stays the caller's and must outlive the server. */
 int mp_server_listen(struct mp_server *s, int fd, struct mp_err *err);

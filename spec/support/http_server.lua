@@ -4,7 +4,7 @@
 ---   local server = require("spec.support.http_server").start { limits = {…}, on_body = function(req, server) … end }
 ---   local c = server:connect(); … ; server:stop()       -- stop asserts that nothing is left over
 local C, ffi = require "spec.support.ffi"(
-  "core/net/server.h", "core/net/response.h", "core/net/sse.h", "core/net/loop.h", "core/base/arena.h")
+  "core/net/server.h", "core/net/response.h", "core/net/sse.h", "core/net/evloop.h", "core/base/arena.h")
 local http = require "spec.support.http"
 
 ffi.cdef [[
@@ -66,10 +66,10 @@ function Server.start(opts)
   callback("on_abort", nothing)
   callback("on_end", nothing)
   self.handler = handler
-  self.loop = C.mp_loop_new()
+  self.loop = C.mp_evloop_new()
   self.server = C.mp_server_new(self.loop, limits, handler)
   self.pump = function()
-    C.mp_loop_turn(self.loop, false)
+    C.mp_evloop_turn(self.loop, false)
     if self.error then
       local message = self.error
       self.error = nil
@@ -133,7 +133,7 @@ function Server:stop()
   local begun, ended = self:count "on_request", self:count "on_end"
   local connections, requests = g.connections, g.requests
   C.mp_server_free(self.server)
-  C.mp_loop_free(self.loop) -- aborts when a handle is left open
+  C.mp_evloop_free(self.loop) -- aborts when a handle is left open
   for _, fd in ipairs(self.fds) do
     ffi.C.close(fd)
   end

@@ -1,5 +1,5 @@
-/* core/net/loop.c — see loop.h. */
-#include "core/net/loop.h"
+/* core/net/evloop.c — see evloop.h. */
+#include "core/net/evloop.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include <pthread.h>
@@ -12,14 +12,14 @@ struct post {
     void *arg;
 };
 
-struct mp_loop {
+struct mp_evloop {
     uv_loop_t uv;
     uv_async_t async;
     pthread_mutex_t lock;
     struct post *first, **last; /* guarded by lock */
 };
 
-static void run_posts(struct mp_loop *l)
+static void run_posts(struct mp_evloop *l)
 {
     pthread_mutex_lock(&l->lock);
     struct post *p = l->first;
@@ -39,9 +39,9 @@ static void on_async(uv_async_t *async)
     run_posts(async->data);
 }
 
-struct mp_loop *mp_loop_new(void)
+struct mp_evloop *mp_evloop_new(void)
 {
-    struct mp_loop *l = mp_calloc(sizeof *l);
+    struct mp_evloop *l = mp_calloc(sizeof *l);
     int rc = uv_loop_init(&l->uv);
     if (rc == 0)
         rc = uv_async_init(&l->uv, &l->async, on_async);
@@ -55,15 +55,18 @@ struct mp_loop *mp_loop_new(void)
     return l;
 }
 
-void mp_loop_free(struct mp_loop *l)
+void mp_evloop_free(struct mp_evloop *l)
 {
     if (!l)
         return;
     run_posts(l);
     uv_close((uv_handle_t *)&l->async, NULL);
-    for (int turn = 0; turn < 100 && uv_loop_close(&l->uv) == UV_EBUSY; turn++)
+    int rc = UV_EBUSY;
+    for (int turn = 0; turn < 100 && rc == UV_EBUSY; turn++) {
         uv_run(&l->uv, UV_RUN_NOWAIT);
-    if (uv_loop_close(&l->uv) == UV_EBUSY) {
+        rc = uv_loop_close(&l->uv);
+    }
+    if (rc < 0) {
         mp_error("an event loop was freed while handles were open");
         abort();
     }
@@ -72,22 +75,22 @@ void mp_loop_free(struct mp_loop *l)
     mp_free(l);
 }
 
-struct uv_loop_s *mp_loop_uv(struct mp_loop *l)
+struct uv_loop_s *mp_evloop_uv(struct mp_evloop *l)
 {
     return &l->uv;
 }
 
-void mp_loop_run(struct mp_loop *l)
+void mp_evloop_run(struct mp_evloop *l)
 {
     uv_run(&l->uv, UV_RUN_DEFAULT);
 }
 
-bool mp_loop_turn(struct mp_loop *l, bool wait)
+bool mp_evloop_turn(struct mp_evloop *l, bool wait)
 {
     return uv_run(&l->uv, wait ? UV_RUN_ONCE : UV_RUN_NOWAIT) != 0;
 }
 
-void mp_loop_post(struct mp_loop *l, void (*fn)(void *arg), void *arg)
+void mp_evloop_post(struct mp_evloop *l, void (*fn)(void *arg), void *arg)
 {
     struct post *p = mp_malloc(sizeof *p);
     *p = (struct post){NULL, fn, arg};
@@ -101,15 +104,15 @@ void mp_loop_post(struct mp_loop *l, void (*fn)(void *arg), void *arg)
 
 static void stop(void *arg)
 {
-    uv_stop(&((struct mp_loop *)arg)->uv);
+    uv_stop(&((struct mp_evloop *)arg)->uv);
 }
 
-void mp_loop_stop(struct mp_loop *l)
+void mp_evloop_stop(struct mp_evloop *l)
 {
-    mp_loop_post(l, stop, l);
+    mp_evloop_post(l, stop, l);
 }
 
-uint64_t mp_loop_now_ms(struct mp_loop *l)
+uint64_t mp_evloop_now_ms(struct mp_evloop *l)
 {
     return uv_now(&l->uv);
 }
