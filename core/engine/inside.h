@@ -31,13 +31,11 @@ struct mp_replica {
     struct mp_replica *next;
     uint32_t context;
     struct mp_vocab vocab;
-    bool warm, held;
-    struct mp_body body; /* when warm */
+    struct mp_body body;
     struct mp_pages *pages[MP_MAX_KVS];
     uint32_t *slots, n_slots_free; /* stack of free slots */
     struct mp_seq_list waiting, running, ended;
     uint32_t n_seqs;    /* alive, their last event not taken */
-    uint32_t n_flights; /* steps in flight */
     uint64_t device_ns; /* of finished steps */
     uint64_t vtime;     /* fairness: device time, lifted to the least of the active ones when it wakes */
     double ns_per_tok;  /* moving average over steps of 8 tokens and more; 0: unknown */

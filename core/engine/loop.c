@@ -79,7 +79,8 @@ void mp_seq_list_remove(struct mp_seq_list *list, struct mp_seq *s)
 
 /* Replicas */
 
-struct mp_replica *mp_replica_new(struct mp_loop *l, uint32_t context, const struct mp_vocab *vocab)
+struct mp_replica *mp_replica_new(struct mp_loop *l, uint32_t context, const struct mp_vocab *vocab,
+                                  const struct mp_body *body)
 {
     struct mp_replica *r = mp_calloc(sizeof *r);
     r->magic = REPLICA_MAGIC;
@@ -87,6 +88,13 @@ struct mp_replica *mp_replica_new(struct mp_loop *l, uint32_t context, const str
     r->context = context;
     if (vocab)
         r->vocab = *vocab;
+    r->body = *body;
+    for (uint32_t g = 0; g < body->n_kvs; g++)
+        r->pages[g] = mp_pages_new(l->ops, body->kv[g], body->lim.max_pages, body->page_bytes[g]);
+    r->n_slots_free = body->lim.max_slot;
+    r->slots = mp_malloc(body->lim.max_slot * sizeof *r->slots);
+    for (uint32_t i = 0; i < body->lim.max_slot; i++)
+        r->slots[i] = body->lim.max_slot - 1 - i;
     r->next = l->replicas;
     l->replicas = r;
     return r;
@@ -101,54 +109,11 @@ void mp_replica_free(struct mp_replica *r)
             *p = r->next;
             break;
         }
+    for (uint32_t g = 0; g < MP_MAX_KVS; g++)
+        mp_pages_free(r->pages[g]);
+    mp_free(r->slots);
     r->magic = 0;
     mp_free(r);
-}
-
-void mp_replica_attach(struct mp_replica *r, const struct mp_body *body)
-{
-    uint64_t now = mp_loop_now(r->loop);
-    r->body = *body;
-    for (uint32_t g = 0; g < body->n_kvs; g++)
-        r->pages[g] = mp_pages_new(r->loop->ops, body->kv[g], body->lim.max_pages, body->page_bytes[g]);
-    r->n_slots_free = body->lim.max_slot;
-    r->slots = mp_malloc(body->lim.max_slot * sizeof *r->slots);
-    for (uint32_t i = 0; i < body->lim.max_slot; i++)
-        r->slots[i] = body->lim.max_slot - 1 - i;
-    for (struct mp_seq *s = r->waiting.first; s; s = s->next)
-        s->load_ns = now - s->t_start;
-    r->ns_per_tok = 0;
-    r->warm = true;
-}
-
-bool mp_replica_detach(struct mp_replica *r)
-{
-    if (r->running.n > 0 || r->n_flights > 0)
-        return false;
-    r->warm = false;
-    for (uint32_t g = 0; g < MP_MAX_KVS; g++) {
-        mp_pages_free(r->pages[g]);
-        r->pages[g] = NULL;
-    }
-    mp_free(r->slots);
-    r->slots = NULL;
-    r->n_slots_free = 0;
-    memset(&r->body, 0, sizeof r->body);
-    return true;
-}
-
-void mp_replica_fail(struct mp_replica *r, const struct mp_err *err)
-{
-    while (r->waiting.first) {
-        struct mp_seq *s = r->waiting.first;
-        s->err = *err;
-        mp_seq_end(s);
-    }
-}
-
-void mp_replica_hold(struct mp_replica *r, bool hold)
-{
-    r->held = hold;
 }
 
 uint32_t mp_replica_busy(const struct mp_replica *r)
@@ -159,8 +124,6 @@ uint32_t mp_replica_busy(const struct mp_replica *r)
 void mp_replica_stats(const struct mp_replica *r, struct mp_replica_stats *out)
 {
     *out = (struct mp_replica_stats){.running = r->running.n, .waiting = r->waiting.n, .device_ns = r->device_ns};
-    if (!r->warm)
-        return;
     out->slots_used = r->body.lim.max_slot - r->n_slots_free;
     for (uint32_t g = 0; g < r->body.n_kvs; g++) {
         out->pages_used += mp_pages_used(r->pages[g]);
@@ -171,7 +134,7 @@ void mp_replica_stats(const struct mp_replica *r, struct mp_replica_stats *out)
 
 void mp_replica_trim(struct mp_replica *r)
 {
-    for (uint32_t g = 0; r->warm && g < r->body.n_kvs; g++)
+    for (uint32_t g = 0; g < r->body.n_kvs; g++)
         mp_pages_trim(r->pages[g], 0);
 }
 
@@ -233,7 +196,7 @@ static void wake(struct mp_replica *r)
         r->vtime = least;
 }
 
-struct mp_seq *mp_loop_submit(struct mp_replica *r, uint64_t tag, const int32_t *ids, uint32_t n, uint32_t n_vocab,
+struct mp_seq *mp_loop_submit(struct mp_replica *r, uint64_t tag, const int32_t *ids, uint32_t n,
                               const struct mp_msg_start *set, struct mp_err *err)
 {
     if (n == 0) {
@@ -246,8 +209,9 @@ struct mp_seq *mp_loop_submit(struct mp_replica *r, uint64_t tag, const int32_t 
         return NULL;
     }
     for (uint32_t i = 0; i < n; i++)
-        if (ids[i] < 0 || (uint32_t)ids[i] >= n_vocab) {
-            mp_err_set(err, MP_EINVAL, "token %u of the prompt is %d: the vocabulary has %u", i, ids[i], n_vocab);
+        if (ids[i] < 0 || (uint32_t)ids[i] >= r->body.n_vocab) {
+            mp_err_set(err, MP_EINVAL, "token %u of the prompt is %d: the vocabulary has %u", i, ids[i],
+                       r->body.n_vocab);
             return NULL;
         }
     uint32_t most = r->context - n;
@@ -277,7 +241,7 @@ void mp_seq_window(struct mp_seq *s, uint32_t bytes)
         s->taken = s->produced;
 }
 
-static void expire(struct mp_loop *l, struct mp_seq_list *list, uint64_t now)
+static void expire(struct mp_seq_list *list, uint64_t now)
 {
     for (struct mp_seq *s = list->first, *next; s; s = next) {
         next = s->next;
@@ -287,7 +251,6 @@ static void expire(struct mp_loop *l, struct mp_seq_list *list, uint64_t now)
             mp_seq_end(s);
         }
     }
-    (void)l;
 }
 
 uint64_t mp_loop_deadline(const struct mp_loop *l)
@@ -389,7 +352,6 @@ static bool complete(struct mp_loop *l, uint64_t timeout_ns)
         return false;
     l->first = (l->first + 1) % MP_LOOP_MAX_DEPTH;
     l->n_flights--;
-    r->n_flights--;
     l->stats.busy_ns += f->busy_ns;
     r->device_ns += f->busy_ns;
     r->vtime += f->busy_ns;
@@ -421,8 +383,8 @@ bool mp_loop_turn(struct mp_loop *l, uint64_t timeout_ns)
     while (l->n_flights > 0 && complete(l, 0))
         worked = true;
     for (struct mp_replica *r = l->replicas; r; r = r->next) {
-        expire(l, &r->waiting, now);
-        expire(l, &r->running, now);
+        expire(&r->waiting, now);
+        expire(&r->running, now);
         mp_sched_admit(r);
     }
     if (l->n_flights < l->conf.depth && mp_sched_issue(l))
@@ -445,7 +407,6 @@ static void fill_done(const struct mp_seq *s, struct mp_msg *m)
     d->device_ns = s->device_ns;
     d->prefill_ns = s->prefill_ns;
     d->queue_ns = first_step - s->t_start;
-    d->load_ns = s->load_ns;
     d->first_ns = s->t_first_token ? s->t_first_token - s->t_start : 0;
     d->total_ns = s->t_end - s->t_start;
 }

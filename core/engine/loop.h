@@ -2,9 +2,9 @@
  * sockets, no clock of its own: the device thread (engine.c), `moonpool run` (local.c) and specs with the fake device and
  * virtual time turn it. Every call comes from the thread that owns the device.
  *
- * Replica: one model on this device. It may be added while the model is still cold: its sequences wait until a body (exec and
- * memory) is attached. Sequence: one request, from mp_loop_submit to its DONE or ERROR event, which comes exactly once and
- * is the last; device time of steps under way is in it, so that the sum over sequences is the device's busy time.
+ * Replica: one model on this device, warm. Sequence: one request, from mp_loop_submit to its DONE or ERROR event, which comes
+ * exactly once and is the last; device time of steps under way is in it, so that the sum over sequences is the device's busy
+ * time.
  *
  * Admission: by priority, then in order of arrival; a sequence starts when a slot is free and every page it can ever need
  * (prompt + max_tokens) can be reserved. So nothing that runs ever waits for a page, nothing is preempted, nothing deadlocks,
@@ -36,25 +36,20 @@ struct mp_vocab { /* what the loop asks of a tokenizer; NULL functions: no text,
     bool (*is_eog)(void *ctx, int32_t id);
 };
 
-struct mp_body { /* what makes a replica warm; the loop borrows all of it until mp_replica_detach */
+struct mp_body { /* what a replica runs on; borrowed until mp_replica_free */
     struct mp_exec *exec;
     struct mp_limits lim; /* max_slot sequences run at once; max_tok >= max_seq >= max_slot, max_out >= max_seq */
-    uint32_t page_tokens, n_kvs;
+    uint32_t page_tokens, n_kvs, n_vocab;
     struct mp_mem *kv[MP_MAX_KVS];
     uint64_t page_bytes[MP_MAX_KVS];
     double tok_cost, kv_cost; /* flops per token, and per position that a token attends to */
 };
 
 /* context: the most positions of one sequence. */
-struct mp_replica *mp_replica_new(struct mp_loop *l, uint32_t context, const struct mp_vocab *vocab);
-void mp_replica_free(struct mp_replica *r); /* idle (mp_replica_busy 0) and detached; NULL is fine */
-void mp_replica_attach(struct mp_replica *r, const struct mp_body *body);
-bool mp_replica_detach(struct mp_replica *r); /* false while a sequence or a step holds on to it */
-/* Ends every sequence that waits (none runs while there is no body) with this error. */
-void mp_replica_fail(struct mp_replica *r, const struct mp_err *err);
-void mp_replica_hold(struct mp_replica *r, bool hold); /* admits nothing while held: draining */
-uint32_t
-mp_replica_busy(const struct mp_replica *r); /* sequences whose last event was not taken or whose steps are not done */
+struct mp_replica *mp_replica_new(struct mp_loop *l, uint32_t context, const struct mp_vocab *vocab,
+                                  const struct mp_body *body);
+void mp_replica_free(struct mp_replica *r);           /* mp_replica_busy must be 0; NULL is fine */
+uint32_t mp_replica_busy(const struct mp_replica *r); /* sequences whose last event was not taken */
 
 struct mp_replica_stats {
     uint32_t running, waiting;
@@ -66,8 +61,8 @@ void mp_replica_stats(const struct mp_replica *r, struct mp_replica_stats *out);
 void mp_replica_trim(struct mp_replica *r); /* gives free KV pages' memory back */
 
 /* Puts a request in line. ids and what s points to are copied. tag comes back as the events' id. NULL when it is refused:
- * MP_EINVAL (empty prompt, an id out of the vocabulary of n_vocab), MP_ECONTEXT. max_tokens beyond the context is cut to it. */
-struct mp_seq *mp_loop_submit(struct mp_replica *r, uint64_t tag, const int32_t *ids, uint32_t n, uint32_t n_vocab,
+ * MP_EINVAL (an empty prompt, an id out of the vocabulary), MP_ECONTEXT. max_tokens beyond the context is cut to it. */
+struct mp_seq *mp_loop_submit(struct mp_replica *r, uint64_t tag, const int32_t *ids, uint32_t n,
                               const struct mp_msg_start *s, struct mp_err *err);
 /* No step issued from now on contains it. Its DONE (cancelled) comes when the steps under way are over. Nothing when it has
  * ended. s is valid until its last event was taken. */

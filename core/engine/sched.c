@@ -32,7 +32,7 @@ static uint32_t positions_of(const struct mp_seq *s)
 
 void mp_sched_admit(struct mp_replica *r)
 {
-    while (r->warm && !r->held && r->waiting.first && r->n_slots_free > 0) {
+    while (r->waiting.first && r->n_slots_free > 0) {
         struct mp_seq *s = r->waiting.first;
         uint32_t need = pages_of(r, positions_of(s));
         uint32_t have =
@@ -266,7 +266,7 @@ static struct mp_replica *next_replica(struct mp_loop *l, uint64_t after, const 
         bool later = r->vtime > after || (r->vtime == after && passed);
         if (r == last)
             passed = true;
-        if (r->warm && r != last && (last == NULL || later) && r->running.n > 0 && (!best || r->vtime < best->vtime))
+        if (r != last && (last == NULL || later) && r->running.n > 0 && (!best || r->vtime < best->vtime))
             best = r;
     }
     return best;
@@ -305,7 +305,6 @@ static bool issue(struct mp_loop *l, struct mp_replica *r, struct mp_flight *f, 
             l->stats.last_tokens++;
             break;
         }
-    r->n_flights++;
     l->n_flights++;
     l->stats.steps++;
     l->stats.tokens += step->n_tok;

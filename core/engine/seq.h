@@ -38,7 +38,7 @@ struct mp_seq {
     uint32_t told_made;       /* n_made at the last event */
     uint64_t produced, taken; /* text bytes put into out; bytes that the reader acknowledged */
 
-    uint64_t device_ns, prefill_ns, load_ns;
+    uint64_t device_ns, prefill_ns;
     uint64_t t_start, t_first_step, t_first_token, t_end, deadline; /* loop's clock; 0: not yet, deadline 0: none */
     uint8_t finish;                                                 /* once ENDED */
     int stop;                                                       /* index of the stop that matched; -1 */
