@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct mp_catalog;
+struct mp_arena;
 struct mp_schema; /* a compiled table of fields: core/script/schema.h */
 
 struct mp_conf_listen {
@@ -33,6 +33,32 @@ struct mp_conf_server {
     struct mp_conf_limits limits;
 };
 
+/* Sampling defaults of a model. NaN, or -1 for integers: not given. Ranges are checked; core/wire/msg.h has the last word. */
+struct mp_conf_sampling {
+    double temperature, top_p, min_p;
+    int64_t top_k, seed, max_tokens;
+};
+
+struct mp_conf_model {
+    const char *name;
+    const char *where;          /* "conf/moonpool.lua:14" */
+    const char *source;         /* as written */
+    const char *path;           /* the file found for it, absolute */
+    const char *sha256;         /* 64 lower-case hex digits, or NULL */
+    const char *const *devices; /* in order of preference: "cpu", "fake", "cuda" */
+    uint32_t n_devices;         /* at least 1 */
+    const char *const *aliases;
+    uint32_t n_aliases;
+    uint32_t context;         /* tokens; 0: the model's own */
+    const char *numerics;     /* "plain" */
+    uint32_t min_replicas;    /* 0: cold at start; 1: loaded at start and kept warm */
+    uint32_t max_concurrency; /* requests in its batch at once; 16 */
+    struct mp_conf_sampling sampling;
+    /* What the engine is told, one JSON object: {"source": path, "sha256"?, "context"?, "numerics", "max_concurrency",
+     * "devices": […]}; what is absent is the engine's default. */
+    const char *spec_json;
+};
+
 struct mp_conf_endpoint {
     uint32_t index;                /* in mp_config.endpoints */
     const char *method;            /* "GET", "POST", … upper case */
@@ -51,12 +77,17 @@ struct mp_conf_plugin {
 
 struct mp_config {
     struct mp_conf_server server;
-    struct mp_catalog *catalog;         /* the models (core/pool/pool.h); owned. The gateway attaches it to its pool */
+    struct mp_conf_model *models; /* in order of declaration */
+    uint32_t n_models;
     struct mp_conf_endpoint *endpoints; /* the configuration's own, then those the plugins brought */
     uint32_t n_endpoints;
     struct mp_conf_plugin *plugins; /* in order of first use */
     uint32_t n_plugins;
-    const char *json; /* everything declared as data, what `moonpool check --json` prints */
+    struct mp_arena *arena; /* everything above lives in it */
+    const char *json;       /* everything declared as data, what `moonpool check --json` prints */
 };
+
+/* By name or alias; NULL when unknown. Any thread. */
+const struct mp_conf_model *mp_config_model(const struct mp_config *c, const char *name);
 
 #endif
