@@ -6,6 +6,8 @@
 #include <string.h>
 
 static const struct mp_cmd *const table[] = {
+    &mp_cmd_inspect,
+    &mp_cmd_tokenize,
     &mp_cmd_version,
     &mp_cmd_help,
 };
