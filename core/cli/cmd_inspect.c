@@ -80,7 +80,6 @@ static void size_up(struct view *v)
 /* MP_EFORMAT and the like are the file's faults and end it; what is only not built yet is kept as a reason. */
 static int look(struct view *v, struct mp_err *err)
 {
-    const struct mp_arch_opts opts = {0};
     for (uint32_t i = 0; i < mp_gguf_n_tensors(v->g); i++) {
         const struct mp_gguf_tensor *t = mp_gguf_tensor(v->g, i);
         v->values += t->n_values; /* cannot overflow: they lie side by side in one file */
@@ -93,8 +92,7 @@ static int look(struct view *v, struct mp_err *err)
         *err = v->tok_err;
         return rc;
     }
-    rc = mp_gguf_n_tensors(v->g) ? mp_arch_build(v->g, &opts, &v->plan, &v->plan_err)
-                                 : mp_err_set(&v->plan_err, MP_EUNSUPPORTED, "the file holds no tensors");
+    rc = mp_err_set(&v->plan_err, MP_EUNSUPPORTED, "plans are not built yet");
     if (rc < 0 && rc != MP_EUNSUPPORTED) {
         *err = v->plan_err;
         return rc;
