@@ -63,6 +63,11 @@ describe("./dev", function()
   end)
 
   it("is content, and quiet, with the right one", function()
+    local file = io.open((os.getenv "MOONPOOL_MODELS" or "models") .. "/smollm2-135m-instruct.gguf")
+    if not file then
+      return pending "the model is not there: ./dev fetch"
+    end
+    file:close()
     assert.same({ 0, "" }, { run "./dev fetch" })
   end)
 
