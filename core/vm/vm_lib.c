@@ -232,6 +232,25 @@ static int lua_print(lua_State *L)
     return 0;
 }
 
+/* What xpcall calls instead of the script's handler (upvalue 1): nothing runs any more once the script is being stopped. */
+static int guarded_handler(lua_State *L)
+{
+    lua_settop(L, 1);
+    if (mp_vm_killed(mp_vm_of(L)))
+        return 1;
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, 1, LUA_MULTRET);
+    return lua_gettop(L);
+}
+
+static int guard(lua_State *L)
+{
+    lua_settop(L, 1);
+    lua_pushcclosure(L, guarded_handler, 1);
+    return 1;
+}
+
 /* ---- globals ---- */
 
 /* __newindex of the globals: upvalue 1 is the table that holds them. */
@@ -300,6 +319,25 @@ static void protect_strings(lua_State *L, int strings)
     lua_pop(L, 2);
 }
 
+/* lua/moonpool/stdlib.lua: xpcall and table.sort that can be stopped. */
+static void open_stdlib(lua_State *L, int globals)
+{
+    const char *source = NULL;
+    size_t n = 0;
+    if (!mp_vm_bundled("lua/moonpool/stdlib.lua", &source, &n) ||
+        luaL_loadbufferx(L, source, n, "@lua/moonpool/stdlib.lua", "t") != 0)
+        luaL_error(L, "lua/moonpool/stdlib.lua is not in the bundle, or is broken");
+    lua_call(L, 0, 1);
+    lua_getfield(L, globals, "xpcall");
+    lua_pushcfunction(L, guard);
+    lua_call(L, 2, 2);
+    lua_getfield(L, globals, "table");
+    lua_insert(L, -2);
+    lua_setfield(L, -2, "sort");
+    lua_pop(L, 1);
+    lua_setfield(L, globals, "xpcall");
+}
+
 int vm_open_libs(lua_State *L)
 {
     enum { OLD = 1, G, STRINGS, OS };
@@ -324,6 +362,7 @@ int vm_open_libs(lua_State *L)
     copy_names(L, OS, OS + 1, os_names, MP_COUNT(os_names));
     lua_setfield(L, G, "os");
 
+    open_stdlib(L, G);
     lua_pushcfunction(L, lua_load_text);
     lua_setfield(L, G, "load");
     lua_pushcfunction(L, lua_loadstring);
