@@ -1,11 +1,21 @@
---- spec/support/output.lua: busted's plain output, and a line `pending: REASON` for every pending spec, so that nothing is
---- skipped silently.
+--- spec/support/output.lua: busted's plain output, and a line for every pending spec with its reason, so that nothing is skipped
+--- silently; ./dev test gathers the same lines in $MOONPOOL_PENDING and shows them before the verdict.
 return function(options)
   local busted = require "busted"
   local handler = require "busted.outputHandlers.plainTerminal"(options)
-  busted.subscribe({ "test", "end" }, function(element, _, status)
-    if status == "pending" then
-      io.write("pending: ", tostring(element.name), "\n")
+  busted.subscribe({ "pending" }, function(element, _, message)
+    local reason = tostring(type(message) == "table" and message.message or message or "no reason given"):gsub("^[^%s]+:%d+: ", "")
+    local name, above = element.name, busted.context.parent(element)
+    while above and above.descriptor == "describe" do
+      name, above = above.name .. " " .. name, busted.context.parent(above)
+    end
+    local line = ("pending: %s: %s\n"):format(name, reason)
+    io.write("\n", line)
+    local path = os.getenv "MOONPOOL_PENDING"
+    local file = path and io.open(path, "a")
+    if file then
+      file:write(line)
+      file:close()
     end
     return nil, true
   end)
