@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-static const struct mp_device_ops *const devices[] = {NULL};
+static const struct mp_device_ops *const devices[] = {&mp_device_cpu, NULL};
 
 const struct mp_device_ops *mp_device_find(const char *name)
 {
