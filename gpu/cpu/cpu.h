@@ -62,8 +62,8 @@ bool cpu_mem_committed(const struct mp_mem *m, uint64_t off, uint64_t len);
 /* --- layout.c ----------------------------------------------------------------------------------------------------- */
 
 /* Weights (but VEC, which are plain floats): tiles of 16 rows, a tile's columns in order, so that one pass over memory
- * feeds 16 lanes. Per 32 columns: Q4 4 groups of [16 lanes] of 8 nibbles, then 16 f16 d (then 16 f16 m); Q8_0 8 groups of
- * [16 lanes] of 4 bytes, then 16 f16 d; per column F32, F16, BF16 [16 lanes]. Absent rows of the last tile are zero. */
+ * feeds 16 lanes. Per 32 columns: Q4 4 groups of [16 lanes] of 8 nibbles, then 16 f16 d (then 16 f16 m); Q8_0 32 columns of
+ * [16 lanes] of a byte, then 16 f16 d; per column F32, F16, BF16 [16 lanes]. Absent rows of the last tile are zero. */
 int cpu_kind_of(uint32_t type); /* enum cpu_kind, or -1 */
 uint64_t cpu_tile_bytes(enum cpu_kind kind, uint32_t k);
 bool cpu_weight_bytes(const struct mp_wref *w, uint32_t type, uint64_t *bytes);

@@ -30,6 +30,10 @@ static bool has_isa(const struct cpu_kernels *k)
 }
 
 static const struct cpu_kernels *const all_kernels[] = {
+#if defined(__x86_64__)
+    &cpu_kernels_avx512,
+    &cpu_kernels_avx2,
+#endif
     &cpu_kernels_plain,
 };
 

@@ -21,7 +21,7 @@ static uint16_t u16_at(const uint8_t *p, int i)
 /* A weight of group g's i-th column and lane l, as a float. */
 static float q8_0(const uint8_t *block, int g, int i, int l)
 {
-    return (float)(int8_t)block[(2 * g + i / 4) * 64 + l * 4 + i % 4];
+    return (float)(int8_t)block[(g * 8 + i) * 16 + l];
 }
 
 static float q4_0(const uint8_t *block, int g, int i, int l)

@@ -56,8 +56,8 @@ static void put_row(uint8_t *tile, enum cpu_kind kind, uint32_t k, uint32_t l, c
         return;
     case CPU_Q8_0:
         for (uint32_t b = 0; b < k / 32; b++, tile += 544, src += 34) {
-            for (uint32_t g = 0; g < 8; g++)
-                memcpy(tile + g * 64 + l * 4, src + 2 + g * 4, 4);
+            for (uint32_t c = 0; c < 32; c++)
+                tile[c * 16 + l] = src[2 + c];
             memcpy(tile + 512 + l * 2, src, 2);
         }
         return;
@@ -129,7 +129,7 @@ void cpu_weight_row(const void *w, enum cpu_kind kind, uint32_t k, uint32_t row,
         for (uint32_t i = 0; i < k; i++) {
             const uint8_t *block = tile + i / 32 * 544;
             uint32_t c = i % 32;
-            y[i] = f16_at(block + 512 + l * 2) * (float)(int8_t)block[c / 4 * 64 + l * 4 + c % 4];
+            y[i] = f16_at(block + 512 + l * 2) * (float)(int8_t)block[c * 16 + l];
         }
         return;
     default:
