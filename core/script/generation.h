@@ -54,9 +54,9 @@ struct mp_route_match {
     const char *allow;                       /* UNKNOWN_METHOD: "GET, HEAD, POST"; lives as long as the generation */
     uint32_t n_params;
     struct mp_route_param {
-        const char *name;  /* lives as long as the generation */
+        const char *name;  /* name_n bytes; lives as long as the generation */
         const char *value; /* encoded, in `path`; n bytes */
-        size_t n;
+        size_t name_n, n;
     } params[MP_ROUTE_PARAMS];
 };
 
