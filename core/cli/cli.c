@@ -6,6 +6,7 @@
 #include <string.h>
 
 static const struct mp_cmd *const table[] = {
+    &mp_cmd_check,
     &mp_cmd_inspect,
     &mp_cmd_tokenize,
     &mp_cmd_version,

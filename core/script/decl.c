@@ -152,25 +152,20 @@ void mp_decl_error(struct mp_decl *d, const struct mp_err *err)
 struct reporting {
     struct mp_decl *d;
     const struct mp_decl_entry *e;
-    const struct mp_step *before; /* the way to the table that is checked */
-    size_t n_before;
 };
 
 static void report(void *ctx, const struct mp_step *steps, size_t n, const char *hint, const char *message)
 {
     const struct reporting *r = ctx;
-    struct mp_step all[2 * MP_SCHEMA_DEPTH];
-    memcpy(all, r->before, r->n_before * sizeof *all);
-    memcpy(all + r->n_before, steps, n * sizeof *all);
-    mp_decl_problem(r->d, r->e, all, r->n_before + n, hint, "%s", message);
+    mp_decl_problem(r->d, r->e, steps, n, hint, "%s", message);
 }
 
-/* Checks the table at the top against s and leaves its copy there instead. False with problems. */
 bool decl_check(struct mp_decl *d, const struct mp_decl_entry *e, const struct mp_step *before, size_t n_before,
                 lua_State *L, const struct mp_schema *s)
 {
-    struct reporting r = {d, e, before, n_before};
-    struct mp_checker c = {.L = L, .report = report, .ctx = &r};
+    struct reporting r = {d, e};
+    struct mp_checker c = {.L = L, .report = report, .ctx = &r, .n_steps = n_before};
+    memcpy(c.steps, before, n_before * sizeof *before);
     mp_schema_check(&c, s, -1);
     lua_replace(L, -2);
     return c.problems == 0;
@@ -179,8 +174,9 @@ bool decl_check(struct mp_decl *d, const struct mp_decl_entry *e, const struct m
 const struct mp_schema *decl_compile(struct mp_decl *d, const struct mp_decl_entry *e, const struct mp_step *before,
                                      size_t n_before, lua_State *L)
 {
-    struct reporting r = {d, e, before, n_before};
-    struct mp_checker c = {.L = L, .report = report, .ctx = &r};
+    struct reporting r = {d, e};
+    struct mp_checker c = {.L = L, .report = report, .ctx = &r, .n_steps = n_before};
+    memcpy(c.steps, before, n_before * sizeof *before);
     return mp_schema_compile(&c, -1, d->arena);
 }
 
@@ -246,6 +242,10 @@ int mp_listen_parse(const char *text, struct mp_arena *a, struct mp_conf_listen 
 static void take_limits(struct mp_conf_limits *out, lua_State *L, int t)
 {
     lua_getfield(L, t, "limits");
+    if (!lua_istable(L, -1)) { /* has its problem already */
+        lua_pop(L, 1);
+        return;
+    }
     int l = lua_gettop(L);
     out->burst = decl_number(L, l, "burst", 0);
     out->cpu = decl_number(L, l, "cpu", 0);
@@ -276,7 +276,11 @@ static void take_server(struct mp_decl *d, const struct mp_decl_entry *e, lua_St
         struct mp_step at[] = {{"listen", 0}, {NULL, i + 1}};
         struct mp_err err = {0};
         lua_rawgeti(L, -1, (int)i + 1);
-        lua_rawgeti(L, -1, 1);
+        lua_getfield(L, -1, "name");
+        if (!lua_isstring(L, -1)) {
+            lua_pop(L, 2);
+            continue;
+        }
         if (mp_listen_parse(lua_tostring(L, -1), d->arena, &server->listen[i], &err) < 0)
             mp_decl_problem(d, e, at, 2, NULL, "'listen[%u]' %s", i + 1, err.message);
         else if (!server->listen[i].loopback)
@@ -454,7 +458,7 @@ static void check_model_names(struct mp_decl *d, uint32_t self, lua_State *L, in
     lua_pop(L, 1);
 }
 
-/* The checked table is at the top. Only called when it had no problems. */
+/* The checked table is at the top; what had problems is nil or empty there. */
 static void take_model(struct mp_decl *d, uint32_t self, lua_State *L)
 {
     const struct mp_decl_entry *e = &d->entries[self];
@@ -464,7 +468,7 @@ static void take_model(struct mp_decl *d, uint32_t self, lua_State *L)
     m->name = mp_arena_strndup(d->arena, e->name, strlen(e->name));
     m->where = decl_where(d, e);
     m->source = decl_string(d, L, t, "source");
-    char *path = find_file(d, e, m->source);
+    char *path = m->source ? find_file(d, e, m->source) : NULL;
     m->path = path ? mp_arena_strndup(d->arena, path, strlen(path)) : "";
     mp_free(path);
     char *sum = (char *)decl_string(d, L, t, "sha256");
@@ -477,6 +481,7 @@ static void take_model(struct mp_decl *d, uint32_t self, lua_State *L)
     m->aliases = decl_list(d, L, t, "alias", &m->n_aliases);
     m->context = (uint32_t)decl_number(L, t, "context", 0);
     m->numerics = decl_string(d, L, t, "numerics");
+    m->numerics = m->numerics ? m->numerics : "plain";
     m->min_replicas = (uint32_t)decl_number(L, t, "min_replicas", 0);
     m->max_concurrency = (uint32_t)decl_number(L, t, "max_concurrency", 16);
     m->sampling = take_sampling(L, t);
@@ -489,7 +494,6 @@ static void take_model(struct mp_decl *d, uint32_t self, lua_State *L)
 static void as_data(lua_State *L, int idx, int depth)
 {
     lua_Debug ar;
-    struct mp_buf where = {0};
     luaL_checkstack(L, 8, "a declaration is nested too deeply");
     switch (lua_type(L, idx)) {
     case LUA_TFUNCTION:
@@ -505,10 +509,16 @@ static void as_data(lua_State *L, int idx, int depth)
             break;
         if (lua_getmetatable(L, idx))
             lua_setmetatable(L, -2); /* lists stay lists */
+        bool typed = false;          /* { "string", max = 200 }: its first value is shown as `type` */
+        for (lua_pushnil(L); lua_next(L, idx); lua_pop(L, 1))
+            typed = typed || (lua_type(L, -2) == LUA_TSTRING && lua_objlen(L, idx) == 1);
         for (lua_pushnil(L); lua_next(L, idx);) {
             int key = lua_gettop(L) - 1;
             as_data(L, key + 1, depth + 1);
-            lua_pushvalue(L, key);
+            if (typed && lua_type(L, key) == LUA_TNUMBER)
+                lua_pushliteral(L, "type");
+            else
+                lua_pushvalue(L, key);
             lua_insert(L, -2);
             lua_rawset(L, key - 1);
             lua_settop(L, key);
@@ -518,7 +528,6 @@ static void as_data(lua_State *L, int idx, int depth)
     case LUA_TTHREAD: lua_pushfstring(L, "(%s)", luaL_typename(L, idx)); break;
     default: lua_pushvalue(L, idx);
     }
-    mp_buf_free(&where);
 }
 
 /* The entries of one kind as a list of their checked tables, with name and where. */
@@ -624,7 +633,7 @@ void mp_decl_finish(struct mp_decl *d, lua_State *L)
     d->config->models = mp_arena_zalloc(d->arena, (d->n + 1) * sizeof *d->config->models);
     for (uint32_t i = 0; i < d->n; i++) {
         const struct mp_decl_entry *e = &d->entries[i];
-        if (e->checked == LUA_NOREF || e->bad)
+        if (e->checked == LUA_NOREF)
             continue;
         lua_rawgeti(L, LUA_REGISTRYINDEX, e->checked);
         if (e->kind == MP_DECL_SERVER)
@@ -634,5 +643,6 @@ void mp_decl_finish(struct mp_decl *d, lua_State *L)
         lua_pop(L, 1);
     }
     decl_take_endpoints(d, L);
-    config_json(d, L);
+    if (d->problems->n == 0)
+        config_json(d, L);
 }

@@ -103,18 +103,11 @@ out:
     mp_buf_free(&hint);
 }
 
-/* The name at [1] of the i-th item of the `use` list at the top, in the arena; NULL when it was no name. */
+/* The name of the i-th item of the `use` list at the top, in the arena; NULL when it was no name. */
 static const char *use_name(struct mp_decl *d, lua_State *L, uint32_t i)
 {
-    size_t n;
     lua_rawgeti(L, -1, (int)i);
-    const char *name = NULL;
-    if (lua_istable(L, -1)) {
-        lua_rawgeti(L, -1, 1);
-        const char *s = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &n) : NULL;
-        name = s ? mp_arena_strndup(d->arena, s, n) : NULL;
-        lua_pop(L, 1);
-    }
+    const char *name = lua_istable(L, -1) ? decl_string(d, L, lua_gettop(L), "name") : NULL;
     lua_pop(L, 1);
     return name;
 }
@@ -162,22 +155,18 @@ static uint32_t add_links(struct mp_decl *d, const struct mp_decl_entry *user, c
     at[n_before] = (struct mp_step){"use", 0};
     for (uint32_t k = 1; k <= n; k++) {
         at[n_before + 1] = (struct mp_step){NULL, k};
+        lua_pushvalue(L, use);
         const char *name = use_name(d, L, k);
+        lua_pop(L, 1);
         struct mp_decl_entry *p = name ? find_plugin(d, name) : NULL;
         const struct mp_schema *schema = p ? plugin_schema(d, p, L) : NULL;
         if (!schema || p->checked == LUA_NOREF)
             continue; /* has its problem already */
         lua_newtable(L);
         int link = lua_gettop(L);
-        lua_newtable(L); /* the options without the name */
         lua_rawgeti(L, use, (int)k);
-        for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1))
-            if (lua_type(L, -2) == LUA_TSTRING) {
-                lua_pushvalue(L, -2);
-                lua_pushvalue(L, -2);
-                lua_rawset(L, link + 1);
-            }
-        lua_pop(L, 1);
+        lua_getfield(L, -1, "options");
+        lua_remove(L, -2);
         decl_check(d, user, at, n_before + 2, L, schema);
         lua_setfield(L, link, "conf");
         lua_rawgeti(L, LUA_REGISTRYINDEX, p->checked);

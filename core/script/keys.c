@@ -36,13 +36,14 @@ static const struct mp_field limit_fields[] = {
 static const struct mp_schema limit_schema = SCHEMA(limit_fields);
 
 static const struct mp_field server_fields[] = {
-    {"listen", MP_TYPE_ONE_OR_LIST, .item = &listen_item, .min = 1, .max = 64, .preset = "[[\"127.0.0.1:7171\"]]",
-     .also = "address bind port host", .doc = "addresses: \"127.0.0.1:7171\", \"[::1]:0\" (0: any free port)"},
+    {"listen", MP_TYPE_ONE_OR_LIST, .item = &listen_item, .min = 1, .max = 64,
+     .preset = "[{\"name\":\"127.0.0.1:7171\",\"options\":{}}]", .also = "address bind port host",
+     .doc = "addresses: \"127.0.0.1:7171\", \"[::1]:0\" (0: any free port)"},
     {"workers", MP_TYPE_INTEGER, .min = 1, .max = 64, .also = "threads processes",
      .doc = "threads that serve; default: one per two cores; changed by a restart only"},
     {"use", MP_TYPE_LIST, .item = &use_item, .max = 64, .preset = "[]", .also = "plugins middleware",
      .doc = "plugins around every endpoint, outermost first; their routes are added"},
-    {"limits", MP_TYPE_TABLE, .fields = &limit_schema, .preset = NULL, .doc = "what a request's Lua may take"},
+    {"limits", MP_TYPE_TABLE, .fields = &limit_schema, .preset = "{}", .doc = "what a request's Lua may take"},
     {"policy", MP_TYPE_STRING, .later = true, .doc = "name of an mp.policy"},
     {"admin", MP_TYPE_ANY, .later = true, .doc = "admin listener"},
     {"metrics", MP_TYPE_ANY, .later = true, .doc = "show /metrics on the public listener"},

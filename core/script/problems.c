@@ -57,10 +57,12 @@ static void show_line(struct mp_buf *b, const struct mp_source *f, uint32_t line
     indent(b, at + column - 1, width, '^');
 }
 
-static int order(const struct mp_problem *p, const char *file, uint32_t line)
+static int order(const struct mp_problem *p, const char *file, uint32_t line, uint32_t column)
 {
     int c = strcmp(p->file ? p->file : "", file ? file : "");
-    return c ? c : (p->line > line) - (p->line < line);
+    if (c == 0)
+        c = (p->line > line) - (p->line < line);
+    return c ? c : (p->column > column) - (p->column < column);
 }
 
 void mp_problems_add(struct mp_problems *p, const struct mp_sources *sources, const char *file, uint32_t line,
@@ -90,14 +92,14 @@ void mp_problems_add(struct mp_problems *p, const struct mp_sources *sources, co
             goto out;
     if (p->n == MAX_PROBLEMS)
         goto out; /* a hundred are enough to work on */
-    while (at < p->n && order(&p->list[at], file, line) <= 0)
+    while (at < p->n && order(&p->list[at], file, line, column) <= 0)
         at++;
     if (p->n == p->cap) {
         p->cap = p->cap ? 2 * p->cap : 8;
         p->list = mp_realloc(p->list, p->cap * sizeof *p->list);
     }
     memmove(p->list + at + 1, p->list + at, (p->n - at) * sizeof *p->list);
-    p->list[at] = (struct mp_problem){file ? mp_strdup(file) : NULL, line, mp_buf_take(&b, NULL)};
+    p->list[at] = (struct mp_problem){file ? mp_strdup(file) : NULL, line, column, mp_buf_take(&b, NULL)};
     p->n++;
 out:
     mp_buf_free(&b);

@@ -6,8 +6,8 @@
 #include "core/script/source.h"
 
 struct mp_problem {
-    const char *file;    /* name of a source, or NULL: the problem has no place */
-    uint32_t line;       /* from 1 */
+    const char *file;      /* name of a source, or NULL: the problem has no place */
+    uint32_t line, column; /* from 1; 0 unknown */
     const char *message; /* "conf/moonpool.lua:14: mp.model \"smollm2\": unknown key 'x'\n   14 | …\n      | ^^^\n…" */
 };
 

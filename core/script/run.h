@@ -68,6 +68,7 @@ struct mp_run *mp_run_require(struct lua_State *L, const char *fn, unsigned phas
 void *mp_run_alloc(struct mp_run *run, size_t n); /* zeroed; dies with the run */
 void mp_run_pend(struct mp_run *run, struct mp_pending *p, void (*cancel)(struct mp_pending *p, enum mp_cancel reason));
 void mp_run_settle(struct mp_pending *p); /* takes it off the list: what it stood for is over. Twice is fine. */
+extern char mp_run_park_mark;             /* its address is what a parked function yields */
 /* `return mp_run_park(L, run)`: the current task waits until mp_run_resume. Raises where no yield is possible. */
 int mp_run_park(struct lua_State *L, struct mp_run *run);
 struct mp_task *mp_run_task(const struct mp_run *run); /* the one that runs now */

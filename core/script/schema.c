@@ -474,44 +474,39 @@ static void check_map(struct mp_checker *c, const struct mp_field *f, int idx)
     }
 }
 
-/* A copy with the name at [1], other keys checked. */
+/* { name = …, options = { … } } of "name" or { "name", … }. */
 static void check_named(struct mp_checker *c, const struct mp_field *f, int idx)
 {
+    static const struct mp_field name = {.type = MP_TYPE_STRING, .min = 1, .max = 256};
     lua_State *L = c->L;
-    struct mp_field name = {.type = MP_TYPE_STRING, .min = 1, .max = 256};
-    int top = lua_gettop(L);
-    if (lua_type(L, idx) == LUA_TSTRING) {
-        lua_newtable(L);
-        check_string(c, &name, idx);
-        lua_rawseti(L, -2, 1);
-        return;
-    }
-    if (lua_type(L, idx) != LUA_TTABLE) {
+    lua_newtable(L);
+    int out = lua_gettop(L);
+    lua_newtable(L);
+    bool table = lua_type(L, idx) == LUA_TTABLE;
+    if (table)
+        lua_rawgeti(L, idx, 1);
+    else
+        lua_pushvalue(L, idx);
+    if (lua_type(L, -1) != LUA_TSTRING || (table && lua_objlen(L, idx) != 1)) {
         wrong_type(c, f, idx);
-        lua_newtable(L);
+        lua_settop(L, out);
         return;
     }
-    lua_rawgeti(L, idx, 1);
-    bool named = lua_type(L, -1) == LUA_TSTRING;
-    lua_settop(L, top);
-    if (!named || lua_objlen(L, idx) != 1) {
-        wrong_type(c, f, idx);
-        lua_newtable(L);
-        return;
-    }
-    lua_newtable(L); /* the keys without [1], so that a schema can judge them */
-    for (lua_pushnil(L); lua_next(L, idx); lua_pop(L, 1))
+    check_string(c, &name, lua_gettop(L));
+    lua_setfield(L, out, "name");
+    lua_settop(L, out + 1);
+    for (lua_pushnil(L); table && lua_next(L, idx); lua_pop(L, 1))
         if (lua_type(L, -2) == LUA_TSTRING) {
             lua_pushvalue(L, -2);
             lua_pushvalue(L, -2);
-            lua_rawset(L, top + 1);
+            lua_rawset(L, out + 1);
         }
+    lua_settop(L, out + 1);
     if (f->fields) {
-        mp_schema_check(c, f->fields, top + 1);
-        lua_replace(L, top + 1);
+        mp_schema_check(c, f->fields, out + 1);
+        lua_replace(L, out + 1);
     }
-    lua_rawgeti(L, idx, 1);
-    lua_rawseti(L, top + 1, 1);
+    lua_setfield(L, out, "options");
 }
 
 /* -0 +1: the value at idx (absolute) as it shall be. */
@@ -629,6 +624,10 @@ void mp_schema_check(struct mp_checker *c, const struct mp_schema *s, int idx)
             continue;
         if (f->preset) {
             push_preset(c, f);
+            if (f->type == MP_TYPE_TABLE && f->fields) { /* "{}": the defaults of its own fields */
+                mp_schema_check(c, f->fields, -1);
+                lua_replace(L, -2);
+            }
             lua_setfield(L, out, f->key);
         } else if (f->required) {
             struct mp_buf hint = {0};

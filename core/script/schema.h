@@ -72,7 +72,7 @@ struct mp_checker { /* zero, then L, report and ctx */
 };
 
 /* Checks the table at idx and pushes a normalised copy: numbers in their unit, defaults filled in, ONE_OR_LIST a list,
- * NAMED a table with the name at [1]. With problems the copy is partial. */
+ * NAMED { name = …, options = { … } }. With problems the copy is partial. */
 void mp_schema_check(struct mp_checker *c, const struct mp_schema *s, int idx); /* -0 +1 */
 
 /* Compiles { topic = {"string", max = 200}, … } at idx. Problems are reported through c; memory comes from a, which
