@@ -17,7 +17,6 @@ struct lua_State;
 struct uv_loop_s;
 struct mp_pool_port;
 struct mp_run;
-struct mp_task;
 
 /* ---- for core/gateway ---- */
 
@@ -57,26 +56,31 @@ enum mp_phase {
     MP_PHASE_BACKGROUND = 16
 };
 
-struct mp_pending { /* embedded in what waits; lives in the run's memory */
+struct mp_pending { /* embedded in what goes on behind Lua's back: a call, a timer */
     struct mp_pending *next, *prev;
-    struct mp_task *task;
-    void (*cancel)(struct mp_pending *p, enum mp_cancel reason); /* called at most once; releases, never resumes */
+    struct mp_run *run;
+    /* Called at most once: releases what it stands for, resumes nothing. The pending is off the list already. */
+    void (*cancel)(struct mp_pending *p, enum mp_cancel reason);
+    bool composite; /* ends by itself when the client leaves, because what it waits for does (mp.all) */
 };
+
+/* Runs protected, inside the run's budget: pushes what the parked function returns; how many. */
+typedef int mp_push(struct lua_State *L, void *ud);
 
 /* The run that L belongs to; raises "fn cannot be used while … (allowed: …)" when there is none or its phase is not allowed. */
 struct mp_run *mp_run_require(struct lua_State *L, const char *fn, unsigned phases);
 void *mp_run_alloc(struct mp_run *run, size_t n); /* zeroed; dies with the run */
 void mp_run_pend(struct mp_run *run, struct mp_pending *p, void (*cancel)(struct mp_pending *p, enum mp_cancel reason));
 void mp_run_settle(struct mp_pending *p); /* takes it off the list: what it stood for is over. Twice is fine. */
-extern char mp_run_park_mark;             /* its address is what a parked function yields */
-/* `return mp_run_park(L, run)`: the current task waits until mp_run_resume. Raises where no yield is possible. */
-int mp_run_park(struct lua_State *L, struct mp_run *run);
-struct mp_task *mp_run_task(const struct mp_run *run); /* the one that runs now */
-/* The stack on which a waker pushes what the parked function returns; then mp_run_resume(task, how many). */
-struct lua_State *mp_task_stack(struct mp_task *task);
-void mp_run_resume(struct mp_task *task, int n_results);
+/* `return mp_run_park(L, run, p)`: the running task waits until mp_run_wake(p). When the client has left already it does not:
+ * p is cancelled and nil, err "closed" returned. Raises where no yield is possible. */
+int mp_run_park(struct lua_State *L, struct mp_run *run, struct mp_pending *p);
+/* If a task waits for p it goes on with what push gives; it may end the run. Does not settle p. */
+void mp_run_wake(struct mp_pending *p, mp_push *push, void *ud);
 bool mp_run_closed(const struct mp_run *run); /* the client has gone */
 struct mp_exchange *mp_run_exchange(const struct mp_run *run);
-struct mp_script *mp_run_script(const struct mp_run *run);
+
+extern char
+    mp_run_park_mark; /* its address is what a parked function yields: lua/moonpool/init.lua passes it through */
 
 #endif

@@ -1,0 +1,110 @@
+/* core/script/run_impl.h — the inside of a run, shared by run.c, answer.c and the lua_*.c that wait or answer. */
+#ifndef MP_SCRIPT_RUN_IMPL_H
+#define MP_SCRIPT_RUN_IMPL_H
+#include "core/base/arena.h"
+#include "core/script/generation_impl.h"
+#include "core/script/script.h"
+#include "core/script/watchdog.h"
+
+struct mp_stream;
+
+struct mp_script_worker {
+    uint32_t index;
+    struct uv_loop_s *loop;
+    struct mp_pool_port *port;
+    struct mp_watch *watch;
+    struct mp_run *runs; /* all that are not at their end */
+    uint32_t n_runs;
+};
+
+struct mp_task {          /* one coroutine of a run: the handler's, or a function of mp.all */
+    struct mp_task *next; /* in run->tasks */
+    struct mp_run *run;
+    lua_State *co;
+    int ref;                     /* keeps co; LUA_NOREF before it began */
+    struct mp_pending *waiting;  /* what it is parked on */
+    struct mp_pending writable;  /* what events:send parks on */
+    struct mp_task *queued_next; /* in the run's queue of tasks to step */
+    bool queued, begun, ended;
+    mp_push *push; /* what it goes on with */
+    void *push_ud;
+    /* mp.all: called protected when the function returned (its n values are the top ones on L), or failed (failed: the
+     * error value is at the top). -n +0 */
+    void (*child_ended)(lua_State *L, struct mp_task *task, int n, bool failed);
+    void *group;
+    uint32_t index; /* in the group */
+};
+
+enum answer_mode {
+    ANSWER_OPEN,   /* nothing was sent */
+    ANSWER_EVENTS, /* res:events() began an answer by hand */
+    ANSWER_PUMP,   /* the handler returned a stream: C goes on alone */
+};
+
+struct run_answer { /* what shall be sent when the handler is over; strings and headers are the run's */
+    bool set;
+    int status;
+    struct mp_header *headers;
+    uint32_t n_headers, cap_headers;
+    struct mp_buf body;
+};
+
+struct mp_run {
+    uint32_t magic;
+    struct mp_run *next, **prev; /* in worker->runs */
+    struct mp_script *script;
+    struct mp_script_worker *worker;
+    struct mp_generation *generation;
+    const struct mp_conf_endpoint *endpoint;
+    const struct mp_script_endpoint *mine;
+    struct mp_exchange *x;
+    struct mp_arena *arena;
+    struct mp_route_match match;
+    struct mp_vm_account account;
+    struct mp_pending pendings; /* the list's head */
+    struct mp_task main, *tasks, *current;
+    struct mp_task *queue, **queue_end;
+    uint64_t cpu_ns; /* used so far */
+    bool stepping, closed, over;
+    int refs; /* reference to the Lua list that keeps req and res */
+    struct lua_req *req;
+    struct lua_res *res, *events;
+    enum answer_mode mode;
+    struct run_answer answer;
+    int status; /* res:status, or 0 */
+    struct mp_stream *pump;
+    int pump_ref;
+    struct mp_buf scratch; /* for C that may raise while it builds text */
+};
+
+/* run.c */
+void run_queue(struct mp_run *run, struct mp_task *task, mp_push *push, void *ud);
+void run_drive(struct mp_run *run);    /* steps what is queued; the run may be gone after */
+void run_complete(struct mp_run *run); /* sends the answer that is set, ends the run */
+void run_cancel_task(struct mp_run *run, struct mp_task *task, enum mp_cancel reason); /* it never runs again */
+int run_park_writable(lua_State *L, struct mp_run *run); /* `return` it: true, or nil, err "closed" */
+struct mp_task *run_add_task(struct mp_run *run);
+
+/* answer.c. Those with L run protected; co's values are the handler's results. */
+void answer_results(lua_State *L, struct mp_run *run, lua_State *co); /* everything on co; -all +0 on co */
+void answer_raised(lua_State *L, struct mp_run *run);                 /* the value at L's top; -1 +0 */
+void answer_error(struct mp_run *run, const struct mp_err *err, int status, double retry_after);
+/* The same for what the client shall not see: a 500 with `code`; text and trace go to the log. */
+void answer_internal(struct mp_run *run, int code, const char *message, const char *text, const char *trace);
+/* One more header of the answer; name is made lower case; replace: drops those of that name. Copied. */
+void answer_header(struct mp_run *run, const char *name, size_t name_n, const char *value, size_t value_n,
+                   bool replace);
+/* NULL when the header may be set, else why not. */
+const char *answer_header_refusal(const char *name, size_t name_n, const char *value, size_t value_n);
+
+/* lua_req.c, lua_res.c, lua_stream.c */
+void lua_req_push(lua_State *L, struct mp_run *run);      /* -0 +1 */
+void lua_res_push(lua_State *L, struct mp_run *run);      /* -0 +1 */
+void lua_req_forget(struct mp_run *run);                  /* what scripts kept of req and res is dead from now on */
+int lua_req_input(lua_State *L);                          /* (req) -> input, or nil, err */
+bool lua_reply_is(lua_State *L, int idx);                 /* made by mp.reply */
+struct mp_stream *lua_stream_test(lua_State *L, int idx); /* or NULL */
+void stream_pump(struct mp_stream *s);                    /* the handler returned it: from now on C sends what comes */
+void stream_pump_writable(struct mp_stream *s);
+
+#endif
