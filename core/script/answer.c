@@ -116,7 +116,8 @@ void mp_format_error_body(struct mp_buf *out, const struct mp_err *err, const ch
 
 void answer_error(struct mp_run *run, const struct mp_err *err, int status, double retry_after)
 {
-    struct fault f = {mp_err_name(err->code), err->message, NULL, status ? status : mp_err_status(err->code), retry_after};
+    struct fault f = {mp_err_name(err->code), err->message, NULL, status ? status : mp_err_status(err->code),
+                      retry_after};
     set_fault(run, &f);
 }
 
@@ -169,7 +170,8 @@ void answer_raised(lua_State *L, struct mp_run *run)
 {
     int idx = lua_gettop(L);
     if (!lua_istable(L, idx) || !set_error_table(L, run, idx))
-        answer_internal(run, MP_ESCRIPT, "the request's script failed", "it raised a table without code and message", NULL);
+        answer_internal(run, MP_ESCRIPT, "the request's script failed", "it raised a table without code and message",
+                        NULL);
     lua_settop(L, idx - 1);
 }
 
@@ -179,7 +181,8 @@ static void set_json(lua_State *L, struct mp_run *run, int idx, int status)
 {
     struct mp_err err = {0};
     mp_buf_clear(&run->answer.body);
-    if (mp_lua_json_encode(L, idx, &run->answer.body, (size_t)run->script->config->server.limits.run_memory, &err) < 0) {
+    if (mp_lua_json_encode(L, idx, &run->answer.body, (size_t)run->script->config->server.limits.run_memory, &err) <
+        0) {
         char text[1100];
         snprintf(text, sizeof text, "the handler's result has no JSON form: %s", err.message);
         answer_internal(run, MP_ESCRIPT, "the request's script failed", text, NULL);
@@ -239,8 +242,9 @@ static void wrong_result(lua_State *L, struct mp_run *run, int idx)
 {
     char text[200];
     snprintf(text, sizeof text,
-             lua_isnil(L, idx) ? "the handler returned nothing and did not use res: return a table, a string, a stream or mp.reply"
-                               : "the handler returned a %s: return a table, a string, a stream or mp.reply",
+             lua_isnil(L, idx)
+                 ? "the handler returned nothing and did not use res: return a table, a string, a stream or mp.reply"
+                 : "the handler returned a %s: return a table, a string, a stream or mp.reply",
              luaL_typename(L, idx));
     answer_internal(run, MP_ESCRIPT, "the request's script failed", text, NULL);
 }
@@ -266,7 +270,10 @@ void answer_results(lua_State *L, struct mp_run *run, lua_State *co)
                             "the handler returned a value after res:events() had begun the answer", NULL);
     } else if (lua_reply_is(L, 1)) {
         set_reply(L, run, 1);
-    } else if ((stream = lua_stream_test(L, 1))) {
+    } else if ((stream = lua_stream_test(L, 1)) && !lua_stream_belongs(stream, run)) {
+        answer_internal(run, MP_ESCRIPT, "the request's script failed", "the handler returned another request's stream",
+                        NULL);
+    } else if (stream) {
         run->mode = ANSWER_PUMP;
         run->pump = stream;
         lua_pushvalue(L, 1);

@@ -24,7 +24,10 @@ static void default_delta(const struct mp_format_options *o, struct mp_buf *out,
 static void default_done(const struct mp_format_options *o, struct mp_buf *out, const struct mp_format_result *r)
 {
     (void)o;
-    mp_buf_printf(out, "data: {\"done\":true,\"finish_reason\":\"%s\",\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"device_seconds\":",
+    mp_buf_printf(out,
+                  "data: "
+                  "{\"done\":true,\"finish_reason\":\"%s\",\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%"
+                  "llu,\"device_seconds\":",
                   r->finish_reason, (unsigned long long)r->prompt_tokens, (unsigned long long)r->completion_tokens);
     mp_json_put_number(out, (double)r->device_ns / 1e9);
     mp_buf_puts(out, "}}\n\n");

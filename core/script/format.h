@@ -39,7 +39,7 @@ struct mp_formatter {
 };
 
 const struct mp_formatter *mp_formatter_find(const char *name); /* NULL when unknown */
-void mp_formatter_names(struct mp_buf *out); /* appends "default, openai.chat, openai.completion" */
+void mp_formatter_names(struct mp_buf *out);                    /* appends "default, openai.chat, openai.completion" */
 
 extern const struct mp_formatter mp_format_default;
 extern const struct mp_formatter mp_format_openai_chat, mp_format_openai_completion; /* format_openai.c */

@@ -100,11 +100,13 @@ const char *answer_header_refusal(const char *name, size_t name_n, const char *v
 /* lua_req.c, lua_res.c, lua_stream.c */
 void lua_req_push(lua_State *L, struct mp_run *run);      /* -0 +1 */
 void lua_res_push(lua_State *L, struct mp_run *run);      /* -0 +1 */
-void lua_req_forget(struct mp_run *run);                  /* what scripts kept of req and res is dead from now on */
+void lua_req_forget(struct mp_run *run);                  /* what scripts kept of req is dead from now on */
+void lua_res_forget(struct mp_run *run);                  /* the same for res and its events */
 int lua_req_input(lua_State *L);                          /* (req) -> input, or nil, err */
 bool lua_reply_is(lua_State *L, int idx);                 /* made by mp.reply */
 struct mp_stream *lua_stream_test(lua_State *L, int idx); /* or NULL */
-void stream_pump(struct mp_stream *s);                    /* the handler returned it: from now on C sends what comes */
+bool lua_stream_belongs(const struct mp_stream *s, const struct mp_run *run);
+void stream_pump(struct mp_stream *s); /* the handler returned it: from now on C sends what comes */
 void stream_pump_writable(struct mp_stream *s);
 
 #endif

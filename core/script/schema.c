@@ -632,8 +632,9 @@ void mp_schema_check(struct mp_checker *c, const struct mp_schema *s, int idx)
         } else if (f->required) {
             struct mp_buf hint = {0};
             push_step(c, f->key, 0);
-            mp_buf_printf(&hint, "it must be %s", type_must[f->type]);
-            key_problem(c, "missing", mp_buf_cstr(&hint));
+            if (f->type != MP_TYPE_ANY)
+                mp_buf_printf(&hint, "it must be %s", type_must[f->type]);
+            key_problem(c, "missing", hint.len ? mp_buf_cstr(&hint) : NULL);
             mp_buf_free(&hint);
             pop_step(c);
         }
