@@ -105,9 +105,12 @@ static void *watch(void *arg)
             idle = 0;
             continue;
         }
-        pthread_mutex_unlock(&lock);
-        nanosleep(&(struct timespec){0, TICK_NS}, NULL);
-        pthread_mutex_lock(&lock);
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        t.tv_nsec += TICK_NS;
+        t.tv_sec += t.tv_nsec / 1000000000;
+        t.tv_nsec %= 1000000000;
+        pthread_cond_clockwait(&wake, &lock, CLOCK_MONOTONIC, &t);
     }
     pthread_mutex_unlock(&lock);
     return NULL;
