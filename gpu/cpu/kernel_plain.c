@@ -11,121 +11,109 @@
 
 #define LANES(l) for (int l = 0; l < CPU_LANES; l++)
 
-static uint16_t u16_at(const uint8_t *p, int i)
+static void halves(const uint8_t *p, float y[CPU_LANES])
 {
-    uint16_t v;
-    memcpy(&v, p + 2 * i, 2);
-    return v;
+    uint16_t h[CPU_LANES];
+    memcpy(h, p, sizeof(h));
+    LANES(l) y[l] = mp_f16_to_f32(h[l]);
 }
 
-/* A weight of group g's i-th column and lane l, as a float. */
-static float q8_0(const uint8_t *block, int g, int i, int l)
-{
-    return (float)(int8_t)block[(g * 8 + i) * 16 + l];
-}
+/* A block of up to 32 columns as floats: q of kernels.h, and d and m where the type has them. */
+struct block {
+    float q[32][CPU_LANES], d[CPU_LANES], m[CPU_LANES];
+};
 
-static float q4_0(const uint8_t *block, int g, int i, int l)
+static void read_nibbles(const uint8_t *p, float q[32][CPU_LANES], uint32_t flip)
 {
-    int nibble = block[g * 64 + l * 4 + i / 2] >> (i % 2 * 4) & 15;
-    return (float)((nibble ^ 8) - 8); /* stored as two's complement */
-}
-
-static float q4_1(const uint8_t *block, int g, int i, int l)
-{
-    return (float)(block[g * 64 + l * 4 + i / 2] >> (i % 2 * 4) & 15);
-}
-
-/* blk of one block for up to 32 columns; WEIGHT(g, i, l) gives the weight. */
-#define BLOCK_DOT(blk, x, columns, WEIGHT)                               \
-    for (int g = 0; g * 8 < (columns); g++) {                            \
-        float acc[CPU_LANES];                                            \
-        LANES(l) acc[l] = WEIGHT(g, 0, l) * (x)[g * 8];                  \
-        for (int i = 1; i < 8 && g * 8 + i < (columns); i++)             \
-            LANES(l) acc[l] = acc[l] + WEIGHT(g, i, l) * (x)[g * 8 + i]; \
-        LANES(l) blk[l] = g ? blk[l] + acc[l] : acc[l];                  \
+    for (int g = 0; g < 4; g++) {
+        uint32_t eight[CPU_LANES]; /* columns, lowest bits first */
+        memcpy(eight, p + g * 64, sizeof(eight));
+        for (int i = 0; i < 8; i++)
+            LANES(l) q[g * 8 + i][l] = (float)(int32_t)(((eight[l] >> (4 * i) & 15) ^ flip) - flip);
     }
+}
 
-static void tile_q8_0(const void *w, uint32_t k, const float *x, size_t x_stride, const float *sums, size_t sums_stride,
-                      uint32_t rows, float *y, size_t y_stride)
+/* Block b of a tile of this kind; returns its number of columns. */
+static uint32_t read_block(enum cpu_kind kind, const uint8_t *tile, uint32_t k, uint32_t b, struct block *out)
 {
-    (void)sums, (void)sums_stride;
-    for (uint32_t r = 0; r < rows; r++) {
-        const uint8_t *block = w;
-        float total[CPU_LANES] = {0};
-        for (uint32_t b = 0; b < k / 32; b++, block += 544) {
-            float blk[CPU_LANES] = {0};
-#define WEIGHT(g, i, l) q8_0(block, g, i, l)
-            BLOCK_DOT(blk, x + r * x_stride + b * 32, 32, WEIGHT)
-#undef WEIGHT
-            LANES(l) total[l] = total[l] + mp_f16_to_f32(u16_at(block + 512, l)) * blk[l];
+    uint32_t columns = k - b * 32 < 32 ? k - b * 32 : 32;
+    switch (kind) {
+    case CPU_F32: memcpy(out->q, tile + (size_t)b * 32 * 64, columns * 64); break;
+    case CPU_F16:
+        for (uint32_t i = 0; i < columns; i++)
+            halves(tile + ((size_t)b * 32 + i) * 32, out->q[i]);
+        break;
+    case CPU_BF16:
+        for (uint32_t i = 0; i < columns; i++) {
+            uint16_t h[CPU_LANES];
+            memcpy(h, tile + ((size_t)b * 32 + i) * 32, sizeof(h));
+            LANES(l) out->q[i][l] = mp_f_from((uint32_t)h[l] << 16);
         }
-        memcpy(y + r * y_stride, total, sizeof(total));
+        break;
+    case CPU_Q8_0:
+        tile += (size_t)b * 544;
+        for (int i = 0; i < 32; i++)
+            LANES(l) out->q[i][l] = (float)(int8_t)tile[i * 16 + l];
+        halves(tile + 512, out->d);
+        break;
+    case CPU_Q4_0: /* two's complement */
+        tile += (size_t)b * 288;
+        read_nibbles(tile, out->q, 8);
+        halves(tile + 256, out->d);
+        break;
+    default:
+        tile += (size_t)b * 320;
+        read_nibbles(tile, out->q, 0);
+        halves(tile + 256, out->d);
+        halves(tile + 288, out->m);
     }
+    return columns;
 }
 
-static void tile_q4_0(const void *w, uint32_t k, const float *x, size_t x_stride, const float *sums, size_t sums_stride,
-                      uint32_t rows, float *y, size_t y_stride)
+static void block_dot(const float q[32][CPU_LANES], const float *x, uint32_t columns, float blk[CPU_LANES])
 {
-    (void)sums, (void)sums_stride;
-    for (uint32_t r = 0; r < rows; r++) {
-        const uint8_t *block = w;
-        float total[CPU_LANES] = {0};
-        for (uint32_t b = 0; b < k / 32; b++, block += 288) {
-            float blk[CPU_LANES] = {0};
-#define WEIGHT(g, i, l) q4_0(block, g, i, l)
-            BLOCK_DOT(blk, x + r * x_stride + b * 32, 32, WEIGHT)
-#undef WEIGHT
-            LANES(l) total[l] = total[l] + mp_f16_to_f32(u16_at(block + 256, l)) * blk[l];
-        }
-        memcpy(y + r * y_stride, total, sizeof(total));
+    for (uint32_t g = 0; g < columns; g += 8) {
+        float acc[CPU_LANES];
+        LANES(l) acc[l] = q[g][l] * x[g];
+        for (uint32_t i = g + 1; i < g + 8 && i < columns; i++)
+            LANES(l) acc[l] = acc[l] + q[i][l] * x[i];
+        LANES(l) blk[l] = g ? blk[l] + acc[l] : acc[l];
     }
 }
 
-static void tile_q4_1(const void *w, uint32_t k, const float *x, size_t x_stride, const float *sums, size_t sums_stride,
-                      uint32_t rows, float *y, size_t y_stride)
+static inline void tile(enum cpu_kind kind, const void *w, uint32_t k, const float *x, size_t x_stride,
+                        const float *sums, size_t sums_stride, uint32_t rows, float *y, size_t y_stride)
 {
-    for (uint32_t r = 0; r < rows; r++) {
-        const uint8_t *block = w;
-        float total[CPU_LANES] = {0};
-        for (uint32_t b = 0; b < k / 32; b++, block += 320) {
-            float blk[CPU_LANES] = {0}, sum = sums[r * sums_stride + b];
-#define WEIGHT(g, i, l) q4_1(block, g, i, l)
-            BLOCK_DOT(blk, x + r * x_stride + b * 32, 32, WEIGHT)
-#undef WEIGHT
-            LANES(l)
-            {
-                float d = mp_f16_to_f32(u16_at(block + 256, l)), m = mp_f16_to_f32(u16_at(block + 288, l));
-                total[l] = total[l] + (d * blk[l] + m * sum);
-            }
+    struct block in;
+    for (uint32_t r = 0; r < rows; r++)
+        memset(y + r * y_stride, 0, CPU_LANES * sizeof(float));
+    for (uint32_t b = 0; b * 32 < k; b++) {
+        uint32_t columns = read_block(kind, w, k, b, &in);
+        for (uint32_t r = 0; r < rows; r++) {
+            float *total = y + r * y_stride, blk[CPU_LANES] = {0};
+            block_dot((const float(*)[CPU_LANES])in.q, x + r * x_stride + b * 32, columns, blk);
+            if (kind == CPU_Q4_1)
+                LANES(l) total[l] = total[l] + (in.d[l] * blk[l] + in.m[l] * sums[r * sums_stride + b]);
+            else if (kind == CPU_Q4_0 || kind == CPU_Q8_0)
+                LANES(l) total[l] = total[l] + in.d[l] * blk[l];
+            else
+                LANES(l) total[l] = total[l] + blk[l];
         }
-        memcpy(y + r * y_stride, total, sizeof(total));
     }
 }
 
-/* F32, F16, BF16: column c of the tile as 16 floats. */
-#define FLOAT_TILE(name, TYPE, CONVERT)                                                             \
+#define TILE(name, kind)                                                                            \
     static void name(const void *w, uint32_t k, const float *x, size_t x_stride, const float *sums, \
                      size_t sums_stride, uint32_t rows, float *y, size_t y_stride)                  \
     {                                                                                               \
-        (void)sums, (void)sums_stride;                                                              \
-        for (uint32_t r = 0; r < rows; r++) {                                                       \
-            float total[CPU_LANES] = {0};                                                           \
-            for (uint32_t c = 0; c < k; c += 32) {                                                  \
-                int columns = k - c < 32 ? (int)(k - c) : 32;                                       \
-                const TYPE *at = (const TYPE *)w + (size_t)c * CPU_LANES;                           \
-                float blk[CPU_LANES] = {0};                                                         \
-                BLOCK_DOT(blk, x + r * x_stride + c, columns, CONVERT)                              \
-                LANES(l) total[l] = total[l] + blk[l];                                              \
-            }                                                                                       \
-            memcpy(y + r * y_stride, total, sizeof(total));                                         \
-        }                                                                                           \
+        tile(kind, w, k, x, x_stride, sums, sums_stride, rows, y, y_stride);                        \
     }
-#define AT(g, i, l)   at[((g)*8 + (i)) * CPU_LANES + (l)]
-#define BF16(g, i, l) mp_f_from((uint32_t)AT(g, i, l) << 16)
-#define F16(g, i, l)  mp_f16_to_f32(AT(g, i, l))
-FLOAT_TILE(tile_f32, float, AT)
-FLOAT_TILE(tile_f16, uint16_t, F16)
-FLOAT_TILE(tile_bf16, uint16_t, BF16)
+TILE(tile_f32, CPU_F32)
+TILE(tile_f16, CPU_F16)
+TILE(tile_bf16, CPU_BF16)
+TILE(tile_q8_0, CPU_Q8_0)
+TILE(tile_q4_0, CPU_Q4_0)
+TILE(tile_q4_1, CPU_Q4_1)
 
 static float tree16(float p[CPU_LANES])
 {

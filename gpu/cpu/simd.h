@@ -124,7 +124,25 @@ SIMD __m256 vf_high(vf x)
     return _mm512_extractf32x8_ps(x.v, 1);
 }
 
-enum { TOKENS = 8 }; /* rows per pass over a tile: 3 * 8 accumulators and the weights in 32 registers */
+/* One register: what tiles are computed with. Lane 0 of it is at p. */
+typedef vf vr;
+typedef vi vri;
+enum { REGISTER = 16, PARTS = 1 }; /* lanes of it; registers to 16 lanes */
+
+#define vr_set       vf_set
+#define vr_load      vf_load
+#define vr_store     vf_store
+#define vr_add       vf_add
+#define vr_mul       vf_mul
+#define vr_f16       vf_f16
+#define vr_bf16      vf_bf16
+#define vr_s8        vf_s8
+#define vr_ints      vi_load
+#define vr_and(x, n) vi_and(x, vi_set(n))
+#define vr_shl       vi_shl
+#define vr_shr       vi_shr
+#define vr_sra       vi_sra
+#define vr_to_f      vi_to_f
 
 #else
 
@@ -163,33 +181,6 @@ SIMD void vf_store(float *p, vf x)
     _mm256_storeu_ps(p + 8, x.b);
 }
 
-SIMD vf vf_f16(const void *p)
-{
-    const __m128i *q = p;
-    return (vf){_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
-}
-
-SIMD vf vf_bf16(const void *p)
-{
-    const __m128i *q = p;
-    __m256i a = _mm256_cvtepu16_epi32(_mm_loadu_si128(q)), b = _mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1));
-    return (vf){_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))};
-}
-
-SIMD vf vf_s8(const void *p)
-{
-    const uint8_t *q = p;
-    __m256i a = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)q));
-    __m256i b = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(q + 8)));
-    return (vf){_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b)};
-}
-
-SIMD vi vi_load(const void *p)
-{
-    const __m256i *q = p;
-    return (vi){_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
-}
-
 SIMD vi vi_set(int32_t x)
 {
     return (vi){_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
@@ -202,7 +193,6 @@ SIMD vi vi_set(int32_t x)
     }
 VI2(vi_add, _mm256_add_epi32)
 VI2(vi_sub, _mm256_sub_epi32)
-VI2(vi_and, _mm256_and_si256)
 VI2(vi_xor, _mm256_xor_si256)
 
 #define vi_shl(x, n) ((vi){_mm256_slli_epi32((x).a, n), _mm256_slli_epi32((x).b, n)})
@@ -241,7 +231,41 @@ SIMD __m256 vf_high(vf x)
     return x.b;
 }
 
-enum { TOKENS = 4 }; /* rows per pass over a tile: 2 * 4 accumulators, the weights and a broadcast in 16 registers */
+/* One register: what tiles are computed with. Lane 0 of it is at p. */
+typedef __m256 vr;
+typedef __m256i vri;
+enum { REGISTER = 8, PARTS = 2 }; /* lanes of it; registers to 16 lanes */
+
+#define vr_set       _mm256_set1_ps
+#define vr_load      _mm256_loadu_ps
+#define vr_store     _mm256_storeu_ps
+#define vr_add       _mm256_add_ps
+#define vr_mul       _mm256_mul_ps
+#define vr_and(x, n) _mm256_and_si256(x, _mm256_set1_epi32(n))
+#define vr_shl       _mm256_slli_epi32
+#define vr_shr       _mm256_srli_epi32
+#define vr_sra       _mm256_srai_epi32
+#define vr_to_f      _mm256_cvtepi32_ps
+
+SIMD vr vr_f16(const void *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128(p));
+}
+
+SIMD vr vr_bf16(const void *p)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
+}
+
+SIMD vr vr_s8(const void *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+}
+
+SIMD vri vr_ints(const void *p)
+{
+    return _mm256_loadu_si256(p);
+}
 
 #endif
 
