@@ -9,6 +9,7 @@
 #include "gpu/cpu/kernels.h"
 #include "gpu/device.h"
 #include "gpu/lower/sample.h"
+#include "gpu/lower/step.h"
 
 #include <stdatomic.h>
 
@@ -161,6 +162,7 @@ struct mp_exec {
     uint32_t magic;
     struct mp_dev *dev;
     struct mp_limits lim;
+    struct mp_step_rules rules;
     /* the program */
     struct cpu_stage *stages;
     struct mp_node *nodes; /* of ROWS and ATTN stages, and norms before linear layers */
@@ -170,11 +172,8 @@ struct mp_exec {
     struct cpu_rope *ropes;
     struct cpu_output *outputs;
     struct cpu_kv kvs[MP_MAX_KVS];
-    uint32_t windows[MP_MAX_KVS]; /* positions a token of the group sees; 0: all */
     uint32_t n_stages, n_nodes, n_linears, n_values, n_weights, n_ropes, n_outputs, n_kvs;
-    uint32_t n_embed;         /* token ids are below it: the fewest rows of an EMBED; 0: tokens are not looked at */
     uint32_t n_vocab, logits; /* logits: value, or MP_NONE */
-    uint32_t n_positions;
     /* at most over linear layers and kv groups, padded to 16: input columns, their blocks, head sizes */
     uint32_t max_k, max_blocks, max_dim_k, max_dim_v;
     /* scratch memory, by offset until build() */

@@ -247,7 +247,7 @@ static bool grow(uint64_t *total, uint64_t count, uint64_t bytes, uint64_t *off)
 /* Sizes of everything in scratch behind the values. False on overflow. */
 static bool size_scratch(struct mp_exec *e, uint64_t values)
 {
-    uint64_t n_splits = (e->n_positions + CPU_SPLIT - 1) / CPU_SPLIT, total = values;
+    uint64_t n_splits = (e->rules.n_positions + CPU_SPLIT - 1) / CPU_SPLIT, total = values;
     for (uint32_t i = 0; i < e->n_nodes && e->dev->n_threads > 1; i++)
         if (e->nodes[i].op == MP_OP_ATTN) {
             uint64_t part = 2 * e->nodes[i].attr.heads * n_splits * (e->kvs[e->nodes[i].attr.kv].dim_v_pad + 16);
@@ -263,7 +263,7 @@ static bool size_scratch(struct mp_exec *e, uint64_t values)
     e->off_rope = total;
     for (uint32_t i = 0; i < e->n_ropes && ok; i++) {
         uint64_t off;
-        ok = grow(&total, e->n_positions, e->ropes[i].dims * sizeof(float), &off);
+        ok = grow(&total, e->rules.n_positions, e->ropes[i].dims * sizeof(float), &off);
     }
     e->scratch_bytes = total;
     return ok;
@@ -290,17 +290,11 @@ static void copy_tables(struct mp_exec *e, const struct mp_plan *p)
     for (uint32_t i = 0; i < p->n_kvs; i++) {
         struct cpu_kv *kv = &e->kvs[i];
         cpu_kv_init(kv, &p->kvs[i], e->dev->page_tokens);
-        e->windows[i] = p->kvs[i].window;
         e->max_dim_k = padded(kv->dim_k) > e->max_dim_k ? padded(kv->dim_k) : e->max_dim_k;
         e->max_dim_v = kv->dim_v_pad > e->max_dim_v ? kv->dim_v_pad : e->max_dim_v;
     }
     for (uint32_t i = 0; i < p->n_ropes; i++)
         e->ropes[i] = (struct cpu_rope){.style = p->ropes[i].style, .dims = p->ropes[i].dims};
-    for (uint32_t i = 0; i < p->n_nodes; i++) {
-        const struct mp_node *n = &p->nodes[i];
-        if (n->op == MP_OP_EMBED && (!e->n_embed || p->weights[n->w[0]].ne[1] < e->n_embed))
-            e->n_embed = p->weights[n->w[0]].ne[1];
-    }
 }
 
 int cpu_program_make(struct mp_exec *e, const struct mp_plan *plan, const struct mp_limits *lim, struct mp_err *err)
@@ -309,8 +303,7 @@ int cpu_program_make(struct mp_exec *e, const struct mp_plan *plan, const struct
     if (rc)
         return rc;
     e->lim = *lim;
-    uint64_t reach = (uint64_t)lim->max_seq_pages * e->dev->page_tokens;
-    e->n_positions = plan->n_kvs && reach < plan->n_context ? (uint32_t)reach : plan->n_context;
+    mp_step_rules(&e->rules, plan, &e->lim, e->dev->page_tokens);
     copy_tables(e, plan);
     e->stages = mp_calloc(plan->n_nodes * sizeof(*e->stages));
     e->nodes = mp_calloc(plan->n_nodes * sizeof(*e->nodes));
@@ -412,13 +405,13 @@ static void fill_ropes(struct mp_exec *e, const struct mp_plan *plan, uint8_t *a
         const struct mp_rope *from = &plan->ropes[i];
         uint32_t half = r->dims / 2;
         r->table = (float *)(void *)at;
-        for (uint32_t pos = 0; pos < e->n_positions; pos++)
+        for (uint32_t pos = 0; pos < e->rules.n_positions; pos++)
             for (uint32_t k = 0; k < half; k++) {
                 double angle = (double)pos * (double)from->freq[k];
                 r->table[(uint64_t)pos * r->dims + k] = (float)(cos(angle) * (double)from->attn_factor);
                 r->table[(uint64_t)pos * r->dims + half + k] = (float)(sin(angle) * (double)from->attn_factor);
             }
-        at += ((uint64_t)e->n_positions * r->dims * sizeof(float) + ALIGN - 1) / ALIGN * ALIGN;
+        at += ((uint64_t)e->rules.n_positions * r->dims * sizeof(float) + ALIGN - 1) / ALIGN * ALIGN;
     }
 }
 

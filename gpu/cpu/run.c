@@ -5,71 +5,26 @@
 
 /* --- checking a step ---------------------------------------------------------------------------------------------- */
 
-static int check_pages(struct mp_exec *e, const struct mp_step *s, uint32_t seq, uint32_t g, struct mp_err *err)
-{
-    const struct cpu_kv *kv = &e->kvs[g];
-    uint32_t first_pos = (uint32_t)s->pos[s->start[seq]], low = 0;
-    if (e->windows[g] && first_pos >= e->windows[g])
-        low = first_pos - e->windows[g] + 1;
-    uint32_t pages = (s->kv_len[seq] + kv->page_tokens - 1) / kv->page_tokens;
-    if (pages > s->stride[g])
-        return mp_err_set(err, MP_EINVAL, "cpu: sequence %u: %u positions need %u pages, its table has %u", seq,
-                          s->kv_len[seq], pages, s->stride[g]);
-    for (uint32_t i = low / kv->page_tokens; i < pages; i++) {
-        uint32_t page = s->pages[g][(uint64_t)seq * s->stride[g] + i];
-        if (page >= e->lim.max_pages || !cpu_mem_committed(kv->mem, page * kv->page_bytes, kv->page_bytes))
-            return mp_err_set(err, MP_EINVAL,
-                              "cpu: sequence %u: page %u of kv group %u is out of range or not committed", seq, page,
-                              g);
-    }
-    return 0;
-}
-
 int cpu_step_check(struct mp_exec *e, const struct mp_step *s, struct mp_err *err)
 {
-    const struct mp_limits *lim = &e->lim;
-    if (s->n_tok < 1 || s->n_tok > lim->max_tok || s->n_seq < 1 || s->n_seq > lim->max_seq || s->n_out > lim->max_out)
-        return mp_err_set(err, MP_EINVAL, "cpu: a step of %u tokens, %u sequences, %u outputs; built for %u, %u, %u",
-                          s->n_tok, s->n_seq, s->n_out, lim->max_tok, lim->max_seq, lim->max_out);
-    if (!s->tok || !s->pos || !s->start || !s->kv_len || !s->slot || (s->n_out && !s->out))
-        return mp_err_set(err, MP_EINVAL, "cpu: the step lacks an array");
-    for (uint32_t g = 0; g < e->n_kvs; g++)
-        if (!s->pages[g] || s->stride[g] > lim->max_seq_pages)
-            return mp_err_set(err, MP_EINVAL, "cpu: the step's page table of kv group %u is missing or too wide", g);
-    for (uint32_t i = 0, at = 0; i < s->n_seq; i++) {
-        if (s->start[i] != at || s->start[i + 1] <= at || s->start[i + 1] > s->n_tok)
-            return mp_err_set(err, MP_EINVAL, "cpu: sequence %u: bad offsets in the step", i);
-        at = s->start[i + 1];
-        if (s->slot[i] >= lim->max_slot)
-            return mp_err_set(err, MP_EINVAL, "cpu: sequence %u: slot %u; there are %u", i, s->slot[i], lim->max_slot);
-        for (uint32_t t = s->start[i]; t < at; t++) {
-            int32_t id = s->tok[t];
-            if (s->pos[t] < 0 || (uint32_t)s->pos[t] >= e->n_positions ||
-                (t > s->start[i] && s->pos[t] != s->pos[t - 1] + 1))
-                return mp_err_set(err, MP_EINVAL, "cpu: sequence %u: position %d is out of range or out of order", i,
-                                  s->pos[t]);
-            if (id == MP_TOK_LAST && !e->slots[s->slot[i]].any)
-                return mp_err_set(err, MP_EINVAL, "cpu: sequence %u: nothing was sampled in slot %u", i, s->slot[i]);
-            if (id == MP_TOK_LAST)
-                id = e->slots[s->slot[i]].last;
-            if (e->n_embed && (id < 0 || (uint32_t)id >= e->n_embed))
-                return mp_err_set(err, MP_EINVAL, "cpu: sequence %u: token %d; there are %u", i, id, e->n_embed);
-        }
-        if (s->kv_len[i] != (uint32_t)s->pos[at - 1] + 1)
-            return mp_err_set(err, MP_EINVAL, "cpu: sequence %u: %u positions in the cache, its last token is at %d", i,
-                              s->kv_len[i], s->pos[at - 1]);
+    int rc = mp_step_check(&e->rules, s, err);
+    for (uint32_t i = 0; !rc && i < s->n_seq; i++) {
+        const struct mp_slot *slot = &e->slots[s->slot[i]];
+        for (uint32_t t = s->start[i]; t < s->start[i + 1]; t++)
+            if (s->tok[t] == MP_TOK_LAST &&
+                (!slot->any || (e->rules.n_embed && (uint32_t)slot->last >= e->rules.n_embed)))
+                return mp_err_set(err, MP_EINVAL, "cpu: sequence %u: no token was sampled in slot %u", i, s->slot[i]);
         for (uint32_t g = 0; g < e->n_kvs; g++) {
-            int rc = check_pages(e, s, i, g, err);
-            if (rc)
-                return rc;
+            uint32_t at, end;
+            for (mp_step_pages(&e->rules, s, i, g, &at, &end); at < end; at++) {
+                uint64_t page = s->pages[g][(uint64_t)i * s->stride[g] + at], bytes = e->kvs[g].page_bytes;
+                if (!cpu_mem_committed(e->kvs[g].mem, page * bytes, bytes))
+                    return mp_err_set(err, MP_EINVAL, "cpu: sequence %u: page %u of kv group %u is not committed", i,
+                                      (uint32_t)page, g);
+            }
         }
-        if (i + 1 == s->n_seq && at != s->n_tok)
-            return mp_err_set(err, MP_EINVAL, "cpu: the step's sequences end before its tokens");
     }
-    for (uint32_t i = 0; i < s->n_out; i++)
-        if (s->out[i] >= s->n_tok || (i && s->out[i] <= s->out[i - 1]))
-            return mp_err_set(err, MP_EINVAL, "cpu: output row %u is out of range or out of order", s->out[i]);
-    return 0;
+    return rc;
 }
 
 /* --- rows --------------------------------------------------------------------------------------------------------- */
