@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-static const struct mp_device_ops *const devices[] = {&mp_device_cpu, NULL};
+static const struct mp_device_ops *const devices[] = {&mp_device_cpu, &mp_device_fake, NULL};
 
 const struct mp_device_ops *mp_device_find(const char *name)
 {

@@ -226,6 +226,7 @@ end
 
 local Exec = {}
 Exec.__index = Exec
+local alive = setmetatable({}, { __mode = "k" })
 
 --- Builds a plan with its weights and as many committed KV pages as the limits say.
 function Device:build(plan, t)
@@ -315,7 +316,7 @@ function M.step(exec, seqs, out)
     keep[#keep + 1] = pages
     s.pages[g], s.stride[g] = pages, width
   end
-  keep.step = s
+  alive[s] = keep -- as long as the step is
   return s, keep
 end
 
