@@ -124,8 +124,15 @@ void answer_error(struct mp_run *run, const struct mp_err *err, int status, doub
 void answer_internal(struct mp_run *run, int code, const char *message, const char *text, const char *trace)
 {
     struct fault f = {mp_err_name(code), message, NULL, 500, 0};
-    mp_error("script: request %s: %s: %s%s%s", run->x->id, run->endpoint->route, text, trace && trace[0] ? "\n" : "",
-             trace ? trace : "");
+    struct mp_buf line = {0};
+    for (const char *p = trace ? trace : ""; *p; p++) /* one line of the log: its levels side by side */
+        if (*p == '\n')
+            mp_buf_puts(&line, " <");
+        else
+            mp_buf_putc(&line, *p);
+    mp_error("script: request %s: %s: %s%s%s", run->x->id, run->endpoint->route, text, line.len ? " <" : "",
+             mp_buf_cstr(&line));
+    mp_buf_free(&line);
     set_fault(run, &f);
 }
 

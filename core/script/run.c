@@ -104,14 +104,14 @@ struct mp_run *mp_run_require(lua_State *L, const char *fn, unsigned phases)
     enum mp_phase now = s->current ? MP_PHASE_HANDLE : s->phase;
     if (s->current && (phases & MP_PHASE_HANDLE))
         return s->current;
-    const char *during = "nothing runs", *allowed = "never";
+    const char *during = "nothing runs", *allowed = NULL;
     for (size_t i = 0; i < MP_COUNT(names); i++) {
         if (names[i].phase == now)
             during = names[i].during;
-        if (names[i].phase & phases)
+        if ((names[i].phase & phases) && !allowed)
             allowed = names[i].allowed;
     }
-    luaL_error(L, "%s cannot be used while %s (allowed: %s)", fn, during, allowed);
+    luaL_error(L, "%s cannot be used while %s (allowed: %s)", fn, during, allowed ? allowed : "never");
     return NULL;
 }
 

@@ -279,14 +279,14 @@ static bool in_range(struct mp_checker *c, const struct mp_field *f, double v, c
     number_text(got, v, f->type);
     if (v >= f->min && v <= f->max)
         return true;
-    if (isinf(f->min))
+    if (*of && v == 0 && f->min == 1)
+        problem(c, NULL, "must not be empty");
+    else if (isinf(f->min))
         problem(c, NULL, "must be at most %s, not %s", hi, got);
     else if (isinf(f->max))
         problem(c, NULL, "must %s at least %s%s, not %s", *of ? "have" : "be", lo, of, got);
     else if (*of && f->min <= 0)
         problem(c, NULL, "must have at most %s%s, not %s", hi, of, got);
-    else if (*of && v == 0 && f->min == 1)
-        problem(c, NULL, "must not be empty");
     else
         problem(c, NULL, "must %s between %s and %s%s, not %s", *of ? "have" : "be", lo, hi, of, got);
     return false;

@@ -87,10 +87,18 @@ void mp_vm_poll(lua_State *L)
 static void put_trace(lua_State *L, int level, struct mp_buf *out)
 {
     size_t start = out->len;
-    int depth = level;
     lua_Debug ar;
-    while (depth < 100000 && lua_getstack(L, depth, &ar))
-        depth++;
+    /* Finding a level walks to it: after endless recursion only a bisection finds the last one in time. */
+    int depth = level, beyond = level + 1;
+    while (beyond < 100000 && lua_getstack(L, beyond, &ar))
+        beyond *= 2;
+    while (depth < beyond) {
+        int middle = depth + (beyond - depth) / 2;
+        if (lua_getstack(L, middle, &ar))
+            depth = middle + 1;
+        else
+            beyond = middle;
+    }
     for (; level < depth && out->len - start < MP_VM_TRACE_MAX - 200; level++) {
         if (depth > 22 && level == 11) {
             mp_buf_printf(out, "\n  … %d more", depth - 21);

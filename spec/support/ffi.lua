@@ -19,7 +19,7 @@ local function declare(header)
   for line in pipe:lines() do
     local name = line:match '^# %d+ "([^"]*)"'
     if name then
-      file = name
+      file = name:gsub("^%./", "") -- an include is found through -I.
       if not chunks[file] then
         chunks[file] = {}
         order[#order + 1] = file
