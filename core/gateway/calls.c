@@ -1,0 +1,328 @@
+/* core/gateway/calls.c — see calls.h. */
+#include "core/gateway/calls.h"
+
+#include "core/base/clock.h"
+#include "core/base/log.h"
+#include "core/base/mem.h"
+#include "core/gateway/link.h"
+
+#include <string.h>
+#include <uv.h>
+
+enum { PATIENCE_MS = 30000, TICK_MS = 250 };
+
+enum { NO_SLOT = UINT32_MAX, SLOT_BITS = 24 };
+
+struct slot {
+    struct mp_call *call; /* NULL: free */
+    uint64_t id;          /* on the wire: the slot's number, and above it a count, so that an old id finds nothing */
+    uint32_t next_free;
+    uint32_t prompt_tokens; /* from PREPARED */
+    bool sent, started;     /* PREPARE, START went out on the present connection */
+    uint64_t deadline_ns;   /* while not sent */
+};
+
+struct mp_calls {
+    struct mp_engine *engine;
+    struct mp_link *link;
+    struct slot *slots;
+    uint32_t n_slots, free;
+    uint64_t count;
+    uint32_t waiting; /* calls not sent */
+    uv_timer_t tick;  /* while some wait */
+};
+
+static struct slot *slot_of(struct mp_calls *c, const struct mp_call *call)
+{
+    return &c->slots[(uintptr_t)mp_call_tag(call)];
+}
+
+static struct slot *slot_by_id(struct mp_calls *c, uint64_t id)
+{
+    uint64_t i = id & ((1u << SLOT_BITS) - 1);
+    return i < c->n_slots && c->slots[i].call && c->slots[i].id == id ? &c->slots[i] : NULL;
+}
+
+static struct slot *slot_take(struct mp_calls *c, struct mp_call *call)
+{
+    uint32_t i = c->free;
+    if (i == NO_SLOT) {
+        uint32_t n = c->n_slots ? 2 * c->n_slots : 16;
+        if (n > 1u << SLOT_BITS)
+            return NULL;
+        c->slots = mp_realloc(c->slots, n * sizeof *c->slots);
+        for (uint32_t k = n; k-- > c->n_slots;) {
+            c->slots[k] = (struct slot){.next_free = c->free};
+            c->free = k;
+        }
+        c->n_slots = n;
+        i = c->free;
+    }
+    c->free = c->slots[i].next_free;
+    c->slots[i] = (struct slot){.call = call, .id = ++c->count << SLOT_BITS | i};
+    mp_call_set_tag(call, (void *)(uintptr_t)i);
+    return &c->slots[i];
+}
+
+static struct mp_call *slot_give(struct mp_calls *c, struct slot *s)
+{
+    struct mp_call *call = mp_move(&s->call);
+    if (!s->sent)
+        c->waiting--;
+    s->next_free = c->free;
+    c->free = (uint32_t)(s - c->slots);
+    return call;
+}
+
+/* Ends a call that still holds its slot. The call may be gone after this. */
+static void fail(struct mp_calls *c, struct slot *s, const struct mp_err *err, double retry_after)
+{
+    mp_call_on_failed(slot_give(c, s), err, retry_after);
+}
+
+static bool usable(const struct mp_calls *c)
+{
+    return mp_link_up(c->link) && mp_engine_declared(c->engine) == mp_link_engine(c->link);
+}
+
+static int send_start(struct mp_calls *c, struct slot *s, struct mp_err *err)
+{
+    struct mp_msg m = {.type = MP_MSG_START, .id = s->id, .u.start = mp_call_args(s->call)->start};
+    s->started = true;
+    return mp_link_send(c->link, &m, err);
+}
+
+static int send_prepare(struct mp_calls *c, struct slot *s, struct mp_err *err)
+{
+    const struct mp_call_args *a = mp_call_args(s->call);
+    struct mp_msg m = {.type = MP_MSG_PREPARE, .id = s->id};
+    int rc;
+    m.u.prepare = (struct mp_msg_prepare){.model = mp_span_of(mp_pool_model_name(a->model)),
+                                          .kind = (uint8_t)a->kind,
+                                          .special = a->special,
+                                          .payload = {a->payload, (uint32_t)a->n}};
+    if (a->n > UINT32_MAX)
+        return mp_err_set(err, MP_ELIMIT, "a prompt of %zu bytes is too long", a->n);
+    rc = mp_link_send(c->link, &m, err);
+    if (rc == 0) {
+        s->sent = true;
+        c->waiting--;
+        if (mp_call_started(s->call))
+            rc = send_start(c, s, err);
+    }
+    return rc;
+}
+
+static void on_tick(uv_timer_t *t);
+
+static void wait_for_engine(struct mp_calls *c, struct slot *s)
+{
+    s->deadline_ns = mp_clock_mono_ns() + PATIENCE_MS * UINT64_C(1000000);
+    uv_timer_start(&c->tick, on_tick, TICK_MS, TICK_MS);
+}
+
+/* ---- the provider's functions ---- */
+
+static int ops_send(void *link, struct mp_call *call, struct mp_err *err)
+{
+    struct mp_calls *c = link;
+    struct slot *s = slot_take(c, call);
+    int rc = 0;
+    if (!s)
+        return mp_err_set(err, MP_EBUSY, "too many requests at once");
+    c->waiting++;
+    if (usable(c))
+        rc = send_prepare(c, s, err);
+    else
+        wait_for_engine(c, s);
+    if (rc < 0)
+        slot_give(c, s);
+    return rc;
+}
+
+static void ops_go(void *link, struct mp_call *call)
+{
+    struct mp_calls *c = link;
+    struct slot *s = slot_of(c, call);
+    if (s->sent && !s->started)
+        send_start(c, s, NULL); /* the args were encoded once before; away means `down` is on its way */
+}
+
+static void ops_cancel(void *link, struct mp_call *call)
+{
+    struct mp_calls *c = link;
+    struct slot *s = slot_of(c, call);
+    struct mp_msg m = {.type = MP_MSG_CANCEL, .id = s->id};
+    if (s->call != call) /* it was let go before its last event */
+        return;
+    if (s->sent)
+        mp_link_send(c->link, &m, NULL);
+    slot_give(c, s);
+}
+
+static void ops_window(void *link, struct mp_call *call, size_t bytes)
+{
+    struct mp_calls *c = link;
+    struct slot *s = slot_of(c, call);
+    struct mp_msg m = {.type = MP_MSG_WINDOW, .id = s->id};
+    m.u.window.bytes = bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX;
+    if (s->call == call && s->started)
+        mp_link_send(c->link, &m, NULL);
+}
+
+/* ---- what the engine says ---- */
+
+static void on_up(void *user)
+{
+    struct mp_calls *c = user;
+    if (usable(c))
+        mp_calls_declared(c);
+}
+
+static void on_down(void *user, const struct mp_err *why)
+{
+    struct mp_calls *c = user;
+    (void)why;
+    for (uint32_t i = 0; i < c->n_slots; i++) {
+        struct slot *s = &c->slots[i];
+        struct mp_err err = {0};
+        if (!s->call || !s->sent)
+            continue;
+        if (s->started) {
+            mp_err_set(&err, MP_EENGINE,
+                       "the engine of model '%s' ended while it worked on this request; it is restarted",
+                       mp_pool_model_name(mp_call_model(s->call)));
+            fail(c, s, &err, 1);
+        } else {
+            s->sent = false;
+            c->waiting++;
+            wait_for_engine(c, s);
+        }
+    }
+}
+
+static void on_tick(uv_timer_t *t)
+{
+    struct mp_calls *c = mp_container_of(t, struct mp_calls, tick);
+    uint64_t now = mp_clock_mono_ns();
+    for (uint32_t i = 0; i < c->n_slots; i++) {
+        struct slot *s = &c->slots[i];
+        struct mp_err err = {0};
+        if (!s->call || s->sent || s->deadline_ns > now)
+            continue;
+        mp_err_set(&err, MP_EUNAVAILABLE, "no engine for model '%s' came within %d seconds",
+                   mp_pool_model_name(mp_call_model(s->call)), PATIENCE_MS / 1000);
+        fail(c, s, &err, 5);
+    }
+    if (c->waiting == 0)
+        uv_timer_stop(t);
+}
+
+void mp_calls_declared(struct mp_calls *c)
+{
+    if (!usable(c))
+        return;
+    for (uint32_t i = 0; i < c->n_slots; i++) {
+        struct slot *s = &c->slots[i];
+        struct mp_err err = {0};
+        if (s->call && !s->sent && send_prepare(c, s, &err) < 0)
+            fail(c, s, &err, 0);
+    }
+}
+
+static void on_done(struct mp_calls *c, struct slot *s, const struct mp_msg_done *d)
+{
+    struct mp_usage usage = {.prompt_tokens = d->prompt_tokens,
+                             .cached_tokens = d->cached_tokens,
+                             .completion_tokens = d->completion_tokens,
+                             .device_ns = d->device_ns};
+    struct mp_err err = {0};
+    uint64_t id = s->id;
+    if (d->text.n > 0) {
+        mp_call_on_text(s->call, d->text.p, d->text.n, &usage);
+        s = slot_by_id(c, id); /* it may have been cancelled, the slots moved */
+        if (!s)
+            return;
+    }
+    if (d->finish == MP_MSG_FINISH_CANCELLED) {
+        mp_err_set(&err, MP_EENGINE, "the engine gave this request up");
+        fail(c, s, &err, 1);
+    } else
+        mp_call_on_done(slot_give(c, s), (enum mp_msg_finish)d->finish, &usage);
+}
+
+static void on_error(struct mp_calls *c, struct slot *s, const struct mp_msg_error *e)
+{
+    struct mp_err err = {0};
+    char code[33];
+    memcpy(code, e->code.p ? e->code.p : "", e->code.n < 32 ? e->code.n : 32);
+    code[e->code.n < 32 ? e->code.n : 32] = '\0';
+    int known = mp_err_from_name(code);
+    mp_err_set(&err, known ? known : MP_EINTERNAL, "%.*s", (int)e->message.n, e->message.p ? e->message.p : "");
+    fail(c, s, &err, (double)e->retry_ns / 1e9);
+}
+
+static void on_message(void *user, const struct mp_msg *m)
+{
+    struct mp_calls *c = user;
+    struct slot *s = m->id ? slot_by_id(c, m->id) : NULL;
+    struct mp_usage usage = {0};
+    if (!s) /* a broadcast (the control thread reads those), or of a call that was cancelled */
+        return;
+    switch (m->type) {
+    case MP_MSG_PREPARED:
+        s->prompt_tokens = m->u.prepared.n_tokens;
+        mp_call_on_prepared(s->call, m->u.prepared.n_tokens, m->u.prepared.left);
+        break;
+    case MP_MSG_TOKENS:
+        usage.prompt_tokens = s->prompt_tokens;
+        usage.completion_tokens = m->u.tokens.completion_tokens;
+        usage.device_ns = m->u.tokens.device_ns;
+        mp_call_on_text(s->call, m->u.tokens.text.p, m->u.tokens.text.n, &usage);
+        break;
+    case MP_MSG_DONE: on_done(c, s, &m->u.done); break;
+    case MP_MSG_ERROR: on_error(c, s, &m->u.error); break;
+    default: mp_warn("the engine sent '%s' for a request", mp_msg_name(m->type));
+    }
+}
+
+static const struct mp_link_events link_events = {on_up, on_message, on_down};
+
+struct mp_calls *mp_calls_new(struct mp_evloop *loop, struct mp_engine *engine)
+{
+    struct mp_calls *c = mp_calloc(sizeof *c);
+    c->engine = engine;
+    c->free = NO_SLOT;
+    uv_timer_init(mp_evloop_uv(loop), &c->tick);
+    c->link = mp_link_new(loop, mp_engine_path(engine), &link_events, c);
+    return c;
+}
+
+static void on_tick_closed(uv_handle_t *h)
+{
+    struct mp_calls *c = mp_container_of((uv_timer_t *)h, struct mp_calls, tick);
+    mp_free(c->slots);
+    mp_free(c);
+}
+
+void mp_calls_free(struct mp_calls *c)
+{
+    struct mp_err err = {0};
+    if (!c)
+        return;
+    mp_err_set(&err, MP_ECANCELLED, "the server is stopping");
+    for (uint32_t i = 0; i < c->n_slots; i++)
+        if (c->slots[i].call)
+            fail(c, &c->slots[i], &err, 0);
+    mp_link_free(c->link);
+    uv_close((uv_handle_t *)&c->tick, on_tick_closed);
+}
+
+const struct mp_provider_ops mp_provider_engine = {.name = "engine",
+                                                   .start = mp_engine_load,
+                                                   .stop = mp_engine_unload,
+                                                   .ready = mp_engine_ready,
+                                                   .send = ops_send,
+                                                   .go = ops_go,
+                                                   .cancel = ops_cancel,
+                                                   .window = ops_window};

@@ -1,0 +1,21 @@
+/* core/gateway/calls.h — a worker's calls at one engine: the engine provider's worker side (core/pool/provider.h). Requests of
+ * many clients share the link; ids tell them apart. Belongs to its worker's thread.
+ *
+ * When the engine dies, calls that had started fail with MP_EENGINE; those that had not (a cold start, say) wait for it to come
+ * back, so long as `patience` lasts, then fail with MP_EUNAVAILABLE. */
+#ifndef MP_CALLS_H
+#define MP_CALLS_H
+#include "core/gateway/models.h"
+#include "core/net/evloop.h"
+#include "core/pool/provider.h"
+
+struct mp_calls;
+
+struct mp_calls *mp_calls_new(struct mp_evloop *loop, struct mp_engine *engine);
+void mp_calls_free(struct mp_calls *c); /* calls that still run fail first; NULL is fine */
+/* The engine's models were declared to it (again): sends what waited. */
+void mp_calls_declared(struct mp_calls *c);
+
+extern const struct mp_provider_ops mp_provider_engine; /* ctx: a struct mp_engine; link: a struct mp_calls */
+
+#endif

@@ -1,0 +1,25 @@
+/* core/gateway/link.h — one connection to one engine, on one loop, that comes back by itself when the engine dies. Each worker
+ * has one per engine (calls.c), the control thread one more (models.c). Belongs to its loop's thread. */
+#ifndef MP_LINK_H
+#define MP_LINK_H
+#include "core/net/evloop.h"
+#include "core/wire/msg.h"
+
+struct mp_link;
+
+struct mp_link_events {
+    void (*up)(void *user);                              /* the engine's HELLO came: messages may be sent */
+    void (*message)(void *user, const struct mp_msg *m); /* spans are valid during the call only */
+    void (*down)(void *user, const struct mp_err *why);  /* was up, and is no more; what was sent may be lost */
+};
+
+/* path: the engine's socket; copied. Tries at once, then again and again, up to a second apart. */
+struct mp_link *mp_link_new(struct mp_evloop *loop, const char *path, const struct mp_link_events *events, void *user);
+void mp_link_free(
+    struct mp_link *l); /* no event any more; its memory goes when the loop has closed its handles. NULL is fine */
+bool mp_link_up(const struct mp_link *l);
+uint32_t mp_link_engine(const struct mp_link *l); /* the engine's process id while up; 0 otherwise */
+/* Queues a message; all of a turn's leave in one write. 0; MP_EAGAIN when it is not up; MP_EINVAL: a field is out of its range. */
+int mp_link_send(struct mp_link *l, const struct mp_msg *m, struct mp_err *err);
+
+#endif

@@ -1,0 +1,124 @@
+/* core/gateway/worker.c — see worker.h. */
+#include "core/gateway/worker.h"
+
+#include "core/base/log.h"
+#include "core/base/mem.h"
+#include "core/gateway/answer.h"
+#include "core/gateway/calls.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static int set_up(struct mp_worker *w)
+{
+    const struct mp_gateway *g = w->gateway;
+    struct mp_handler handler = mp_answer_handler(w);
+    struct mp_engine *e;
+    int rc = 0;
+    w->port = mp_pool_port_new(g->pool);
+    for (uint32_t i = 0; (e = mp_models_engine_at(g->models, i)) != NULL; i++) {
+        w->calls[i] = mp_calls_new(w->loop, e);
+        mp_pool_port_bind(w->port, mp_engine_slot(e), w->calls[i]);
+    }
+    w->script = mp_script_worker_new(w->index, mp_evloop_uv(w->loop), w->port);
+    w->server = mp_server_new(w->loop, &g->limits, &handler);
+    for (uint32_t i = 0; i < w->n_listen && rc == 0; i++)
+        rc = mp_server_listen(w->server, w->listen[i], &w->err);
+    return rc;
+}
+
+static void *run(void *arg)
+{
+    struct mp_worker *w = arg;
+    char name[16];
+    snprintf(name, sizeof name, "worker %u", w->index);
+    pthread_setname_np(pthread_self(), name);
+    set_up(w);
+    sem_post(&w->started);
+    mp_evloop_run(w->loop);
+    mp_server_free(w->server);
+    mp_script_worker_free(w->script);
+    for (size_t i = 0; i < MP_COUNT(w->calls); i++)
+        mp_calls_free(w->calls[i]);
+    mp_pool_port_free(w->port);
+    return NULL;
+}
+
+int mp_worker_start(struct mp_worker *w, struct mp_err *err)
+{
+    int rc;
+    w->loop = mp_evloop_new();
+    sem_init(&w->started, 0, 0);
+    rc = pthread_create(&w->thread, NULL, run, w);
+    if (rc != 0) {
+        mp_evloop_free(mp_move(&w->loop));
+        return mp_err_set(err, MP_EIO, "cannot start a worker thread: %s", strerror(rc));
+    }
+    while (sem_wait(&w->started) < 0 && errno == EINTR)
+        ;
+    if (w->err.code && err)
+        *err = w->err;
+    return w->err.code;
+}
+
+static void on_declared(void *arg)
+{
+    struct mp_worker *w = arg;
+    for (size_t i = 0; i < MP_COUNT(w->calls); i++)
+        if (w->calls[i])
+            mp_calls_declared(w->calls[i]);
+}
+
+void mp_worker_declared(struct mp_worker *w)
+{
+    mp_evloop_post(w->loop, on_declared, w);
+}
+
+static void on_gone(void *arg)
+{
+    struct mp_worker *w = arg;
+    w->gone(w->gone_user);
+}
+
+static void on_drain(void *arg)
+{
+    struct mp_worker *w = arg;
+    mp_server_stop(w->server, on_gone, w);
+}
+
+void mp_worker_drain(struct mp_worker *w, void (*gone)(void *user), void *user)
+{
+    w->gone = gone;
+    w->gone_user = user;
+    mp_evloop_post(w->loop, on_drain, w);
+}
+
+static void on_cancel(void *arg)
+{
+    struct mp_worker *w = arg;
+    mp_script_worker_cancel(w->script, NULL, MP_CANCEL_SHUTDOWN);
+}
+
+void mp_worker_cancel(struct mp_worker *w)
+{
+    mp_evloop_post(w->loop, on_cancel, w);
+}
+
+static void on_finish(void *arg)
+{
+    struct mp_worker *w = arg;
+    mp_script_worker_cancel(w->script, NULL, MP_CANCEL_SHUTDOWN);
+    mp_server_close(w->server);
+    mp_evloop_stop(w->loop);
+}
+
+void mp_worker_end(struct mp_worker *w)
+{
+    if (!w->loop)
+        return;
+    mp_evloop_post(w->loop, on_finish, w);
+    pthread_join(w->thread, NULL);
+    mp_evloop_free(mp_move(&w->loop));
+    sem_destroy(&w->started);
+}

@@ -1,0 +1,55 @@
+/* core/gateway/worker.h — a worker: one thread, one loop, its server, its Lua VM of the present generation, its links to the
+ * engines. Started and told by the control thread (control.c); answers requests in answer.c. */
+#ifndef MP_WORKER_H
+#define MP_WORKER_H
+#include "core/gateway/models.h"
+#include "core/net/server.h"
+#include "core/script/run.h"
+
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+
+/* What the workers share. Set before they start, then only read, but for what says otherwise. */
+struct mp_gateway {
+    struct mp_evloop *control; /* for posts to the control thread */
+    struct mp_pool *pool;
+    struct mp_models *models;
+    struct mp_net_limits limits;
+    _Atomic bool draining; /* control writes, workers read */
+    /* On the control thread, posted: the last request of a retired generation ended. */
+    void (*on_idle_generation)(void *gateway_generation);
+};
+
+enum { MP_WORKER_MAX_LISTEN = 16 };
+
+struct mp_worker {
+    const struct mp_gateway *gateway;
+    uint32_t index;
+    pthread_t thread;
+    struct mp_evloop *loop;           /* made and freed by control; control posts to it while the worker lives */
+    int listen[MP_WORKER_MAX_LISTEN]; /* its share of each address's sockets; closed by control */
+    uint32_t n_listen;
+
+    sem_t started; /* the worker posts it once: err says how it went */
+    struct mp_err err;
+
+    /* The worker's thread only. */
+    struct mp_generation *generation; /* what new requests get */
+    struct mp_server *server;
+    struct mp_script_worker *script;
+    struct mp_pool_port *port;
+    struct mp_calls *calls[MP_POOL_MAX_PROVIDERS];
+    void (*gone)(void *user); /* called from its thread when a drained server has no connection left */
+    void *gone_user;
+};
+
+/* Control thread. gateway, index, listen and generation are set; runs the thread and waits until it accepts requests. */
+int mp_worker_start(struct mp_worker *w, struct mp_err *err);
+void mp_worker_declared(struct mp_worker *w); /* an engine knows its models (again): calls that waited go out */
+/* Stops accepting; running requests go on. gone is posted once, on the worker's thread, when none is left. */
+void mp_worker_drain(struct mp_worker *w, void (*gone)(void *user), void *user);
+void mp_worker_cancel(struct mp_worker *w); /* running handlers end: 503, or an error event in an open stream */
+void mp_worker_end(struct mp_worker *w);    /* cuts what is left, ends the thread, frees what it had */
+
+#endif
