@@ -6,6 +6,8 @@
 #include <string.h>
 
 static const struct mp_cmd *const table[] = {
+    &mp_cmd_serve,
+    &mp_cmd_gateway,
     &mp_cmd_check,
     &mp_cmd_inspect,
     &mp_cmd_tokenize,

@@ -17,6 +17,7 @@ void mp_cli_help(const struct mp_cmd *cmd); /* prints usage and help of one subc
 /* Prints "moonpool NAME: <text>" and how to get help on stderr; returns MP_EXIT_USAGE. */
 int mp_cli_usage(const struct mp_cmd *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+extern const struct mp_cmd mp_cmd_serve, mp_cmd_gateway;
 extern const struct mp_cmd mp_cmd_check, mp_cmd_inspect, mp_cmd_tokenize, mp_cmd_version, mp_cmd_help;
 
 #endif
