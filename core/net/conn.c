@@ -12,7 +12,7 @@
 #include <sys/uio.h>
 #include <time.h>
 
-enum { CONN_MAGIC = 0x6e6e6f63, BODY_GRACE_MS = 10000, AHEAD = MP_READ_CHUNK, KEEP_BUFFER = 16384 };
+enum { CONN_MAGIC = 0x6e6e6f63, AHEAD = MP_READ_CHUNK, KEEP_BUFFER = 16384 };
 
 enum state {
     IDLE,    /* between requests */
@@ -269,6 +269,8 @@ static void on_body_complete(struct mp_conn *c)
     struct mp_req *req = c->req;
     struct mp_handler *handler = &c->host->handler;
     enter(c, WAIT);
+    if (mp_res_ended(req))
+        return;
     if (c->http.body.len) {
         req->body = req->body_memory = mp_buf_take(&c->http.body, &req->body_len);
     }
@@ -289,16 +291,12 @@ static void on_head_complete(struct mp_conn *c)
     handler->on_request(handler->ctx, req);
     if (c->state == CLOSED)
         return;
-    if (mp_res_ended(req)) { /* answered without its body */
-        enter(c, WAIT);
-        return;
-    }
     c->http.body_limit = req->body_limit;
-    if (!mp_http1_body_fits(&c->http)) {
+    if (!mp_http1_body_fits(&c->http) && !mp_res_ended(req)) {
         refuse(c, c->http.status, c->http.reason, MP_ABORT_BODY);
     } else if (mp_http1_done(&c->http)) {
         on_body_complete(c);
-    } else if (c->http.expect_continue && !mp_res_started(req)) {
+    } else if (c->http.expect_continue && !mp_res_started(req)) { /* not when answered without its body */
         mp_buf_puts(&c->out, "HTTP/1.1 100 Continue\r\n\r\n");
         mp_conn_dirty(c);
     }
@@ -322,9 +320,10 @@ static size_t feed(struct mp_conn *c, const char *data, size_t n)
             on_head_complete(c);
         } else if (event == MP_HTTP1_DONE) {
             on_body_complete(c);
+        } else if (event == MP_HTTP1_ERROR && c->req && mp_res_ended(c->req)) {
+            enter(c, WAIT); /* answered already; the unfinished body closes the connection */
         } else if (event == MP_HTTP1_ERROR) {
             refuse(c, c->http.status, c->http.reason, MP_ABORT_BODY);
-            break;
         }
     }
     return at;
@@ -549,7 +548,7 @@ static uint64_t deadline(const struct mp_conn *c)
     if (c->state == BODY) {
         due = sooner(c->byte_ms + l->body_idle_ms, c->since_ms + l->body_ms);
         if (l->body_rate)
-            due = sooner(due, c->since_ms + BODY_GRACE_MS + c->body_bytes * 1000 / l->body_rate);
+            due = sooner(due, c->since_ms + l->body_grace_ms + c->body_bytes * 1000 / l->body_rate);
     }
     if (c->blocked)
         due = sooner(due, c->progress_ms + l->write_ms);

@@ -102,14 +102,14 @@ static bool scan_field(struct mp_http1 *h, unsigned char c)
 {
     bool trailer = h->state >= TRAILER_START;
     uint8_t base = trailer ? TRAILER_START : FIELD_START;
+    if (h->state == base && c == '\r') { /* the empty line that ends them */
+        h->state = trailer ? TRAILER_END_LF : HEAD_LF;
+        return true;
+    }
     if (++h->header_bytes > h->limits->header_bytes)
         return refuse(h, 431, trailer ? "the trailers are too large" : "the headers are too large");
     switch (h->state - base) {
     case 0: /* start of a line */
-        if (c == '\r') {
-            h->state = trailer ? TRAILER_END_LF : HEAD_LF;
-            return true;
-        }
         if (c == ' ' || c == '\t')
             return refuse(h, 400, "a header line that starts with white space");
         if (c == ':')

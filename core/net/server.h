@@ -23,7 +23,8 @@ struct mp_server;
     X(header_ms, 10000, "from a request's first byte to the end of its headers; then 408")     \
     X(body_bytes, 8388608, "a body, where the route sets no other; over it 413")               \
     X(body_idle_ms, 30000, "without a byte of the body; then 408")                             \
-    X(body_rate, 1024, "bytes per second a body must keep up, after 10 s of grace; else 408")  \
+    X(body_rate, 1024, "bytes per second a body must keep up; else 408. 0: any")               \
+    X(body_grace_ms, 10000, "before body_rate is looked at")                                   \
     X(body_ms, 120000, "a whole body; then 408")                                               \
     X(chunk_ext_bytes, 4096, "bytes of chunk extensions in one body; over it 400")             \
     X(chunks, 65536, "chunks in one body; over it 413")                                        \
@@ -54,8 +55,7 @@ struct mp_handler {
     void *ctx;
     void (*on_request)(void *ctx, struct mp_req *req);
     void (*on_body)(void *ctx, struct mp_req *req);
-    void (*on_writable)(void *ctx,
-                        struct mp_req *req); /* (optional) was full, has drained to a quarter of high_water */
+    void (*on_writable)(void *ctx, struct mp_req *req); /* (optional) was full, is down to a quarter of high_water */
     void (*on_abort)(void *ctx, struct mp_req *req, enum mp_abort why);
     void (*on_end)(void *ctx, struct mp_req *req); /* (optional) */
 };
@@ -78,10 +78,8 @@ int mp_server_adopt(struct mp_server *s, int fd, struct mp_err *err);
 /* Graceful: stops accepting, answers what is under way with `Connection: close`, closes idle connections; gone(ctx) is
  * called once, from the loop, when no connection is left. */
 void mp_server_stop(struct mp_server *s, void (*gone)(void *ctx), void *ctx);
-void mp_server_close(
-    struct mp_server *s); /* at once: every request is aborted (MP_ABORT_STOP), every connection closed */
-void mp_server_free(
-    struct mp_server *s); /* NULL is fine. mp_server_close first if needed; requests still referenced live on */
+void mp_server_close(struct mp_server *s); /* at once: aborts every request (MP_ABORT_STOP), closes every connection */
+void mp_server_free(struct mp_server *s);  /* NULL is fine. Closes first; requests still referenced live on */
 void mp_server_gauges(const struct mp_server *s, struct mp_server_gauges *out); /* any thread */
 
 #endif

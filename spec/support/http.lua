@@ -149,6 +149,19 @@ function Connection:receive(max)
   end
 end
 
+--- What has come, without waiting, and whether the peer has ended the connection.
+function Connection:drain()
+  while true do
+    local n = tonumber(ffi.C.recv(self.fd, scratch, 65536, MSG_DONTWAIT))
+    if n <= 0 then
+      local data = self.buffer
+      self.buffer = ""
+      return data, n == 0 or ffi.errno() ~= EAGAIN
+    end
+    self.buffer = self.buffer .. ffi.string(scratch, n)
+  end
+end
+
 --- Adds to the buffer; false at the end of the connection.
 function Connection:fill()
   local data, err = self:receive()

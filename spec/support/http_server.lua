@@ -17,6 +17,7 @@ jit.off() -- C calls back into Lua from inside FFI calls
 
 local Server = {}
 Server.__index = Server
+Server.C = C
 
 local function body_of(req)
   return ffi.string(req.body, req.body_len)
@@ -38,7 +39,7 @@ end
 --- opts: limits, on_request, on_body, on_writable, on_abort(req, why), on_end: functions of (req, server).
 function Server.start(opts)
   opts = opts or {}
-  local self = setmetatable({ events = {}, C = C, ffi = ffi, opts = opts, fds = {} }, Server)
+  local self = setmetatable({ events = {}, opts = opts, fds = {} }, Server)
   local limits = ffi.new "struct mp_net_limits"
   C.mp_net_limits_init(limits)
   for name, value in pairs(opts.limits or {}) do
@@ -109,6 +110,18 @@ function Server:until_true(cond, timeout)
     self.pump()
     assert(http.now() < deadline, "timeout; events: " .. table.concat(self.events, " "))
   end
+end
+
+--- Turns the loop until nothing moves any more.
+function Server:settle()
+  local quiet, last = 0, nil
+  repeat
+    self.pump()
+    local g = self:gauges()
+    local now = g.bytes_in + g.bytes_out * 2 ^ 20 + g.connections * 2 ^ 40 + g.served * 2 ^ 44
+    quiet = now == last and quiet + 1 or 0
+    last = now
+  until quiet == 3
 end
 
 function Server:gauges()
