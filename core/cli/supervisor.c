@@ -17,6 +17,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -151,13 +152,26 @@ static void gateway_start(struct supervisor *s)
     s->ctl = pair[0];
 }
 
+/* $MOONPOOL_DEVICE_CPU and the like: what the device of a group is opened with ("threads=1"); for specs and measurements. */
+static const char *device_options(const char *group)
+{
+    char name[64];
+    snprintf(name, sizeof name, "MOONPOOL_DEVICE_%s", group);
+    for (char *c = name; *c; c++)
+        *c = *c >= 'a' && *c <= 'z' ? (char)(*c - 'a' + 'A') : *c == ':' ? '_' : *c;
+    return getenv(name);
+}
+
 static void engine_start(struct supervisor *s, struct engine *e)
 {
+    const char *device = device_options(e->group);
     char listener[12], death[12];
     snprintf(listener, sizeof listener, "%d", e->fd);
     snprintf(death, sizeof death, "%d", s->death[0]);
-    char *const argv[] = {"moonpool", "_engine", "--listen-fd", listener, "--parent-fd",
-                          death,      "--group", e->group,      NULL};
+    char *const argv[] = {"moonpool",     "_engine",     "--listen-fd",
+                          listener,       "--parent-fd", death,
+                          "--group",      e->group,      device ? "--device" : NULL,
+                          (char *)device, NULL};
     child_start(&e->child, argv, (int[]){e->fd, s->death[0]}, 2, 5); /* gateway workers go first on a busy machine */
 }
 
