@@ -5,11 +5,7 @@ return function(options)
   local handler = require "busted.outputHandlers.plainTerminal"(options)
   busted.subscribe({ "pending" }, function(element, _, message)
     local reason = tostring(type(message) == "table" and message.message or message or "no reason given"):gsub("^[^%s]+:%d+: ", "")
-    local name, above = element.name, busted.context.parent(element)
-    while above and above.descriptor == "describe" do
-      name, above = above.name .. " " .. name, busted.context.parent(above)
-    end
-    local line = ("pending: %s: %s\n"):format(name, reason)
+    local line = ("pending: %s: %s\n"):format(handler.getFullName(element), reason)
     io.write("\n", line)
     local path = os.getenv "MOONPOOL_PENDING"
     local file = path and io.open(path, "a")
