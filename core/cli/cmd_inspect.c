@@ -92,7 +92,9 @@ static int look(struct view *v, struct mp_err *err)
         *err = v->tok_err;
         return rc;
     }
-    rc = mp_err_set(&v->plan_err, MP_EUNSUPPORTED, "plans are not built yet");
+    rc = mp_gguf_n_tensors(v->g) > 0
+             ? mp_arch_build(v->g, NULL, &v->plan, &v->plan_err)
+             : mp_err_set(&v->plan_err, MP_EUNSUPPORTED, "the file holds a vocabulary only: no tensors");
     if (rc < 0 && rc != MP_EUNSUPPORTED) {
         *err = v->plan_err;
         return rc;
