@@ -44,6 +44,8 @@ const struct mp_formatter mp_format_default = {"default", NULL, default_delta, d
 
 static const struct mp_formatter *const all[] = {
     &mp_format_default,
+    &mp_format_openai_chat,
+    &mp_format_openai_completion,
 };
 
 const struct mp_formatter *mp_formatter_find(const char *name)
