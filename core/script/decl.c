@@ -165,7 +165,8 @@ bool decl_check(struct mp_decl *d, const struct mp_decl_entry *e, const struct m
 {
     struct reporting r = {d, e};
     struct mp_checker c = {.L = L, .report = report, .ctx = &r, .n_steps = n_before};
-    memcpy(c.steps, before, n_before * sizeof *before);
+    if (n_before)
+        memcpy(c.steps, before, n_before * sizeof *before);
     mp_schema_check(&c, s, -1);
     lua_replace(L, -2);
     return c.problems == 0;
@@ -176,7 +177,8 @@ const struct mp_schema *decl_compile(struct mp_decl *d, const struct mp_decl_ent
 {
     struct reporting r = {d, e};
     struct mp_checker c = {.L = L, .report = report, .ctx = &r, .n_steps = n_before};
-    memcpy(c.steps, before, n_before * sizeof *before);
+    if (n_before)
+        memcpy(c.steps, before, n_before * sizeof *before);
     return mp_schema_compile(&c, -1, d->arena);
 }
 

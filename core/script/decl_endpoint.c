@@ -151,7 +151,8 @@ static uint32_t add_links(struct mp_decl *d, const struct mp_decl_entry *user, c
     int use = lua_gettop(L);
     uint32_t n = lua_istable(L, use) ? (uint32_t)lua_objlen(L, use) : 0, added = 0;
     struct mp_step at[4];
-    memcpy(at, before, n_before * sizeof *at);
+    if (n_before)
+        memcpy(at, before, n_before * sizeof *at);
     at[n_before] = (struct mp_step){"use", 0};
     for (uint32_t k = 1; k <= n; k++) {
         at[n_before + 1] = (struct mp_step){NULL, k};

@@ -138,11 +138,11 @@ static int open_api(lua_State *L)
 struct mp_script *mp_script_new(struct mp_sources *sources, const struct mp_script_options *options, struct mp_err *err)
 {
     struct mp_script *s = mp_calloc(sizeof *s);
-    struct mp_vm_opts opts = {.memory = options->memory, .loader = load_module, .loader_ctx = s};
+    struct mp_vm_opts opts = {
+        .memory = options->memory, .gc_stress = options->collect_always, .loader = load_module, .loader_ctx = s};
     s->magic = MAGIC;
     s->sources = sources;
     s->phase = MP_PHASE_LOAD;
-    s->collect_always = options->collect_always;
     s->vm = mp_vm_new(&opts, err);
     if (!s->vm)
         goto fail;

@@ -39,7 +39,6 @@ struct mp_script {
     struct mp_script_endpoint *endpoints;
     uint32_t n_endpoints;
     enum mp_phase phase;
-    bool collect_always;
     struct mp_buf line; /* scratch for C functions that may raise while they build text */
 
     /* Of the worker's thread. */
@@ -51,9 +50,8 @@ struct mp_script {
 };
 
 struct mp_script_options {
-    size_t memory; /* of the VM */
-    bool collect_always;
-    bool lenient_files;
+    size_t memory;       /* of the VM */
+    bool collect_always; /* a full garbage collection at every chance */
 };
 
 /* NULL with err. sources: borrowed, outlives the script. */

@@ -254,7 +254,8 @@ static int write_array(lua_State *L, struct encode *e, uint32_t n, int depth, co
 static int write_object(lua_State *L, struct encode *e, size_t first, int depth, const struct place *at)
 {
     size_t n = e->keys.len / sizeof(struct key) - first;
-    qsort(e->keys.data + first * sizeof(struct key), n, sizeof(struct key), compare_keys);
+    if (n > 1)
+        qsort(e->keys.data + first * sizeof(struct key), n, sizeof(struct key), compare_keys);
     mp_buf_putc(e->out, '{');
     for (size_t i = 0; i < n; i++) {
         struct key k;

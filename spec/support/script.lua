@@ -298,6 +298,7 @@ end
 --- Every run must be at its end.
 function App:close()
   local runs = C.mp_script_worker_runs(self.worker)
+  C.mp_script_worker_cancel(self.worker, nil, "MP_CANCEL_SHUTDOWN")
   for _, r in ipairs(self.open) do
     C.mp_arena_free(r.x.arena)
     requests[r.number] = nil
