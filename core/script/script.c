@@ -97,7 +97,7 @@ static int open_api(lua_State *L)
     lua_setfield(L, 1, "json");
     mp_lua_json_null(L);
     lua_setfield(L, 1, "null");
-    mp_lua_error_open(L);
+    mp_lua_err_open(L);
     mp_lua_declare_open(L);
     mp_lua_log_open(L);
     mp_lua_env_open(L);

@@ -1,4 +1,4 @@
-/* core/script/lua_error.c — errors as scripts see them: tables { code, message, status, retry_after?, cause? } that print as
+/* core/script/lua_err.c — errors as scripts see them: tables { code, message, status, retry_after?, cause? } that print as
  * their message. `return nil, err` and `assert(nil, err)` answer with err.status. */
 #include "core/script/script.h"
 
@@ -16,7 +16,7 @@ static int error_tostring(lua_State *L)
     return 1;
 }
 
-void mp_lua_error_open(lua_State *L)
+void mp_lua_err_open(lua_State *L)
 {
     lua_pushlightuserdata(L, &error_meta_key);
     lua_newtable(L);
