@@ -264,10 +264,10 @@ static void take_server(struct mp_decl *d, const struct mp_decl_entry *e, lua_St
     struct mp_conf_server *server = &d->config->server;
     int t = lua_gettop(L);
     take_limits(&server->limits, L, t);
-    if (server->limits.cpu < server->limits.burst)
+    if (!e->bad && server->limits.cpu < server->limits.burst)
         mp_decl_problem(d, e, (struct mp_step[]){{"limits", 0}, {"cpu", 0}}, 2, NULL,
                         "'limits.cpu' is below 'limits.burst': a request may take less in all than at once");
-    if (server->limits.vm_memory < 2 * server->limits.run_memory)
+    if (!e->bad && server->limits.vm_memory < 2 * server->limits.run_memory)
         mp_decl_problem(d, e, (struct mp_step[]){{"limits", 0}, {"run_memory", 0}}, 2, NULL,
                         "'limits.vm_memory' must be at least twice 'limits.run_memory'");
     server->workers = (uint32_t)decl_number(L, t, "workers", 0);
@@ -502,7 +502,10 @@ static void as_data(lua_State *L, int idx, int depth)
         lua_newtable(L);
         lua_pushvalue(L, idx);
         lua_getinfo(L, ">S", &ar);
-        lua_pushfstring(L, "%s:%d", ar.source[0] == '@' ? ar.source + 1 : ar.short_src, ar.linedefined);
+        if (ar.linedefined > 0)
+            lua_pushfstring(L, "%s:%d", ar.source[0] == '@' ? ar.source + 1 : ar.short_src, ar.linedefined);
+        else
+            lua_pushliteral(L, "built in");
         lua_setfield(L, -2, "function");
         break;
     case LUA_TTABLE:
@@ -548,8 +551,10 @@ static void kind_as_data(struct mp_decl *d, lua_State *L, enum mp_decl_kind kind
             lua_pushstring(L, e->name);
             lua_setfield(L, -2, "name");
         }
-        lua_pushfstring(L, "%s:%d", e->file, (int)e->line);
-        lua_setfield(L, -2, "where");
+        if (e->line) {
+            lua_pushfstring(L, "%s:%d", e->file, (int)e->line);
+            lua_setfield(L, -2, "where");
+        }
         lua_rawseti(L, -3, ++n);
         lua_pop(L, 1);
     }

@@ -173,7 +173,8 @@ static uint32_t add_links(struct mp_decl *d, const struct mp_decl_entry *user, c
         lua_rawgeti(L, LUA_REGISTRYINDEX, p->checked);
         lua_getfield(L, -1, "routes");
         if (!is_server && lua_istable(L, -1) && lua_objlen(L, -1) > 0)
-            mp_decl_problem(d, user, at, n_before + 2, NULL, "plugin \"%s\" brings routes: use it in mp.server", name);
+            mp_decl_problem(d, user, at, n_before + 2, NULL,
+                            "'use[%u]': plugin \"%s\" brings routes: use it in mp.server", k, name);
         lua_pop(L, 1);
         lua_getfield(L, -1, "admit");
         lua_setfield(L, link, "admit");
@@ -217,9 +218,8 @@ static void find_same_route(struct mp_decl *d, const struct origin *o, const str
     }
 }
 
-/* The endpoint's checked table is at the top; server_use at `server_use` (0: none). */
-static void take_endpoint(struct mp_decl *d, const struct origin *o, const char *plugin, lua_State *L, int server_use,
-                          const struct mp_decl_entry *server)
+/* The endpoint's checked table is at the top; the list of the server's links at server_chain. */
+static void take_endpoint(struct mp_decl *d, const struct origin *o, const char *plugin, lua_State *L, int server_chain)
 {
     int t = lua_gettop(L);
     struct mp_config *c = d->config;
@@ -252,10 +252,9 @@ static void take_endpoint(struct mp_decl *d, const struct origin *o, const char 
 
     lua_newtable(L);
     int chain = lua_gettop(L);
-    if (server_use) {
-        lua_pushvalue(L, server_use);
-        mine->n_chain += add_links(d, server, NULL, 0, true, L, chain);
-        lua_settop(L, chain);
+    for (mine->n_chain = 0; mine->n_chain < lua_objlen(L, server_chain);) {
+        lua_rawgeti(L, server_chain, (int)++mine->n_chain);
+        lua_rawseti(L, chain, (int)mine->n_chain);
     }
     lua_getfield(L, t, "use");
     mine->n_chain += add_links(d, o->e, o->steps, o->n, false, L, chain);
@@ -298,7 +297,7 @@ void decl_take_endpoints(struct mp_decl *d, lua_State *L)
 {
     struct mp_config *c = d->config;
     const struct mp_decl_entry *server = NULL;
-    int base = lua_gettop(L), server_use = 0;
+    int base = lua_gettop(L), server_use = 0, server_chain = 0;
     uint32_t room = 0, n_use = 0;
     take_plugins(d, L);
     for (uint32_t i = 0; i < d->n; i++) {
@@ -316,6 +315,13 @@ void decl_take_endpoints(struct mp_decl *d, lua_State *L)
         server_use = lua_gettop(L);
         n_use = lua_istable(L, -1) ? (uint32_t)lua_objlen(L, -1) : 0;
     }
+    lua_newtable(L);
+    server_chain = lua_gettop(L);
+    if (server_use) {
+        lua_pushvalue(L, server_use);
+        add_links(d, server, NULL, 0, true, L, server_chain);
+        lua_settop(L, server_chain);
+    }
     c->endpoints = mp_arena_zalloc(d->arena, (room + 1) * sizeof *c->endpoints);
     d->script->endpoints = mp_calloc((room + 1) * sizeof *d->script->endpoints);
     for (uint32_t i = 0; i < d->n; i++) {
@@ -323,7 +329,7 @@ void decl_take_endpoints(struct mp_decl *d, lua_State *L)
         if (o.e->kind != MP_DECL_ENDPOINT || o.e->checked == LUA_NOREF)
             continue;
         lua_rawgeti(L, LUA_REGISTRYINDEX, o.e->checked);
-        take_endpoint(d, &o, NULL, L, server_use, server);
+        take_endpoint(d, &o, NULL, L, server_chain);
         lua_pop(L, 1);
     }
     for (uint32_t k = 1; k <= n_use; k++) {
@@ -339,7 +345,7 @@ void decl_take_endpoints(struct mp_decl *d, lua_State *L)
             struct origin o = {.e = p, .steps = {{"routes", 0}, {NULL, i}}, .n = 2};
             lua_rawgeti(L, -1, (int)i);
             if (lua_istable(L, -1))
-                take_endpoint(d, &o, name, L, server_use, server);
+                take_endpoint(d, &o, name, L, server_chain);
             lua_pop(L, 1);
         }
         lua_pop(L, 1);

@@ -83,8 +83,7 @@ static const struct mp_schema sampling_schema = SCHEMA(sampling_fields);
 static const struct mp_field model_fields[] = {
     {"source", MP_TYPE_STRING, .required = true, .min = 1, .max = 4096, .also = "file path model weights gguf",
      .doc = "a GGUF file: beside the configuration, in $MOONPOOL_MODELS, or in models/"},
-    {"sha256", MP_TYPE_STRING, .min = 64, .max = 64, .also = "hash checksum digest",
-     .doc = "the file's SHA-256; verified if given"},
+    {"sha256", MP_TYPE_STRING, .also = "hash checksum digest", .doc = "the file's SHA-256; verified if given"},
     {"devices", MP_TYPE_ONE_OR_LIST, .item = &device_item, .min = 1, .max = 8, .preset = "[\"cpu\"]",
      .also = "device backend", .doc = "in order of preference; nothing else is used"},
     {"context", MP_TYPE_INTEGER, .min = 16, .max = 16777216, .also = "n_ctx ctx context_length max_context num_ctx",

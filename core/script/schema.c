@@ -440,7 +440,7 @@ static void check_one_or_list(struct mp_checker *c, const struct mp_field *f, in
     lua_State *L = c->L;
     size_t n = 0;
     bool list = lua_type(L, idx) == LUA_TTABLE && is_list(L, idx, &n);
-    if (list) {
+    if (list || (lua_type(L, idx) == LUA_TTABLE && !(f->item && f->item->type == MP_TYPE_NAMED))) {
         check_list(c, f, idx);
         return;
     }

@@ -85,7 +85,7 @@ void mp_lua_declare_open(lua_State *L); /* server, model, endpoint, plugin, mode
 void mp_lua_log_open(lua_State *L);     /* log */
 void mp_lua_env_open(lua_State *L);     /* env, read_file */
 void mp_lua_time_open(lua_State *L);    /* time, sleep, uuid */
-void mp_lua_err_open(lua_State *L);   /* the metatable of errors */
+void mp_lua_err_open(lua_State *L);     /* the metatable of errors */
 void mp_lua_req_open(lua_State *L);     /* the metatable of req */
 void mp_lua_res_open(lua_State *L);     /* reply, the metatables of res and events */
 void mp_lua_model_open(lua_State *L);   /* the metatable of models */
