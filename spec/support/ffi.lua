@@ -2,6 +2,10 @@
 --- the headers say (run through the compiler's preprocessor with empty system headers) and returns the library.
 local ffi = require "ffi"
 
+-- The sanitizer's runtime is for this process: a preloaded libtsan kills the shell that io.popen starts.
+ffi.cdef "int unsetenv(const char *);"
+ffi.C.unsetenv "LD_PRELOAD"
+
 local build = os.getenv "MOONPOOL_BUILD" or "build/release"
 local done, library = {}, nil
 
