@@ -15,6 +15,7 @@ function relay(co, ok, first, ...)
   return ok, first, ...
 end
 
+-- luacheck: push ignore 122 (the two functions of the library that resume are replaced)
 function coroutine.resume(co, ...)
   return relay(co, raw_resume(co, ...))
 end
@@ -32,6 +33,7 @@ function coroutine.wrap(f)
     return unwrap(relay(co, raw_resume(co, ...)))
   end
 end
+-- luacheck: pop
 
 --- The plugins of `chain` from the i-th on, then the endpoint: each may act before and after `next()`.
 local function onion(chain, i, handle, req, res, input)

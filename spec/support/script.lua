@@ -59,7 +59,8 @@ function M.build(source, opts)
   local err, sources = ffi.new "struct mp_err", ffi.new "struct mp_sources *[1]"
   local rc = C.mp_sources_open(sources, dir .. "/conf/moonpool.lua", err)
   assert(rc == 0, ffi.string(err.message))
-  local options = ffi.new("struct mp_generation_options", { workers = opts.workers or 1, number = 1, collect_always = opts.collect or false })
+  local stress = opts.collect or os.getenv "MOONPOOL_VM_GC" == "stress"
+  local options = ffi.new("struct mp_generation_options", { workers = opts.workers or 1, number = 1, collect_always = stress })
   local problems, out = ffi.new "struct mp_problems", ffi.new "struct mp_generation *[1]"
   rc = C.mp_generation_build(out, sources[0], options, problems)
   local b = ffi.new "struct mp_buf"

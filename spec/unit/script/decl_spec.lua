@@ -1,3 +1,4 @@
+-- luacheck: no max line length (cases and expected texts stand on one line each)
 --- core/script/decl.c, schema.c, locate.c, problems.c: what is wrong with a configuration is said all at once, each with its
 --- place and the way out.
 local script = require "spec.support.script"

@@ -1,3 +1,4 @@
+-- luacheck: no max line length (cases and expected texts stand on one line each)
 --- core/script/generation.c, route.c: which endpoint a request goes to; pins.
 local script = require "spec.support.script"
 local C, ffi = script.C, script.ffi

@@ -1,3 +1,4 @@
+-- luacheck: no max line length (cases and expected texts stand on one line each)
 --- core/script/run.c, watchdog.c: a script that loops, allocates or recurses without end costs its own request, never the next.
 local script = require "spec.support.script"
 

@@ -1,3 +1,4 @@
+-- luacheck: no max line length (cases and expected texts stand on one line each)
 --- core/script/lua_model.c, lua_stream.c, format.c: models from scripts; the spec plays the engine.
 local script = require "spec.support.script"
 

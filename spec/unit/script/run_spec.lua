@@ -1,3 +1,4 @@
+-- luacheck: no max line length (cases and expected texts stand on one line each)
 --- core/script/run.c, answer.c, lua_req.c, lua_res.c: what a handler sees and what becomes of what it returns.
 local script = require "spec.support.script"
 
@@ -435,5 +436,34 @@ describe("small things", function()
     local r = answer [[return { mp.time() > 1.7e9, mp.uuid():match("^%x+%-%x+%-4%x+%-[89ab]%x+%-%x+$") ~= nil, #mp.uuid(), mp.uuid() ~= mp.uuid(),
       mp.env("NOBODY_SETS_THIS") == nil, type(mp.env "PATH"), mp.json.decode "[1]"[1], mp.json.encode { a = 1 }, require "moonpool" == mp }]]
     assert.equal('[true,true,36,true,true,"string",1,"{\\"a\\":1}",true]', r.body)
+  end)
+
+  it("stand in the reference, all of them and no others", function()
+    local api = assert(loadfile "lua/moonpool/api.lua")()
+    local function keys(t)
+      local list = {}
+      for k, v in pairs(t) do
+        list[#list + 1] = k
+        if (k == "log" or k == "json") then
+          for inner in pairs(v) do
+            list[#list + 1] = k .. "." .. inner
+          end
+        end
+      end
+      table.sort(list)
+      return table.concat(list, " ")
+    end
+    api.null, api.models, api.json.null = true, {}, true
+    local r = answer [[local list = {}
+      for k, v in pairs(mp) do
+        list[#list + 1] = k
+        if k == "log" or k == "json" then for inner in pairs(v) do list[#list + 1] = k .. "." .. inner end end
+      end
+      table.sort(list) return table.concat(list, " ")]]
+    local later = { device = true, budget = true, job = true, policy = true, shared = true }
+    local real = r.body:gsub("%S+ ?", function(word)
+      return later[word:match "%S+"] and "" or nil
+    end)
+    assert.equal(keys(api), real)
   end)
 end)

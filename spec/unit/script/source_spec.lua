@@ -1,3 +1,4 @@
+-- luacheck: no max line length (cases and expected texts stand on one line each)
 --- core/script/source.c: the snapshot of what a configuration read.
 local script = require "spec.support.script"
 local C, ffi = script.C, script.ffi

@@ -1,0 +1,318 @@
+---@meta moonpool
+-- luacheck: ignore 212 241 (declarations: nothing here does anything)
+--- The whole API that scripts see, for people and for editors (LuaLS). Never loaded by a server.
+---
+--- Rules that hold everywhere. Named things are `mp.kind "name" {…}`, unnamed ones `mp.kind {…}`. Numbers are seconds and bytes; strings
+--- like "5m" and "8MiB" are accepted where a number with that unit is. What can fail returns `nil, err`; a handler may return that or
+--- `assert` it, and the client gets `err.status`. Misuse raises, naming the function and when it may be used. "Waits" means: other
+--- requests run meanwhile; it works in a handler, also inside pcall and coroutines of its own, not inside table.sort, string.gsub's
+--- callbacks and the bodies of required modules.
+---
+--- A handler has 10 ms of CPU time between two waits, 100 ms in all and 16 MiB (mp.server's `limits`); past them it is stopped and the
+--- client gets 500 with code "cpu_limit" or "memory_limit". Variables outside of functions belong to one worker: there are several.
+---
+--- Of Lua's own library there is: the base functions without dofile, loadfile, getfenv, setfenv, newproxy, collectgarbage; string, table,
+--- math, bit, coroutine; os.time, os.date, os.clock, os.difftime; require, from the configuration's folder. `print` goes to the log.
+
+---@class moonpool
+---@field null lightuserdata JSON's null
+---@field models table<string, moonpool.Model> the declared models by name; indexing by an alias works too; nil when unknown
+local mp = {}
+
+---@alias moonpool.Seconds number | string  # 300, "5m", "1h30m", "250ms"
+---@alias moonpool.Bytes number | string    # 8388608, "8MiB", "64KB"
+---@alias moonpool.Use (string | table)[]   # { "auth", { "ratelimit", per_minute = 60 } }
+
+--------------------------------------------------------------------------------------------------------------------------------------
+-- While the configuration loads
+--------------------------------------------------------------------------------------------------------------------------------------
+
+---@class moonpool.Limits
+---@field burst? moonpool.Seconds CPU time between two waits; default 0.010
+---@field cpu? moonpool.Seconds CPU time of a request's Lua in all; default 0.100
+---@field run_memory? moonpool.Bytes what a request's Lua may hold; default "16MiB"
+---@field vm_memory? moonpool.Bytes what a worker's Lua may hold in all; default "64MiB"
+---@field json_values? integer values in one JSON body; default 100000
+---@field body? moonpool.Bytes a request's body, where the endpoint says nothing; default "8MiB"
+
+---@class moonpool.Server
+---@field listen? string | (string | table)[] default "127.0.0.1:7171"; port 0: any free one; beyond loopback only with keys
+---@field workers? integer threads that serve; default one per two cores; changed by a restart only
+---@field use? moonpool.Use plugins around every endpoint, outermost first; routes that they bring are added
+---@field limits? moonpool.Limits
+
+--- Settings of the whole server; at most once.
+---@param t moonpool.Server
+function mp.server(t) end
+
+---@class moonpool.Sampling
+---@field max_tokens? integer tokens to generate at most; default: up to the context
+---@field temperature? number 0 (greedy) to 10; default 1
+---@field top_k? integer choose among so many; 0: all
+---@field top_p? number choose among the likeliest that make up so much; 1: all
+---@field min_p? number drop what is less likely than so much of the likeliest; 0: nothing
+---@field seed? integer same seed and settings, same text; default: random
+
+---@class moonpool.ModelTable
+---@field source string a GGUF file: beside the configuration, in $MOONPOOL_MODELS, or in models/
+---@field sha256? string verified if given
+---@field devices? string | string[] in order of preference, nothing else is used; default { "cpu" }
+---@field context? integer tokens of prompt and answer together; default: the model's own
+---@field numerics? "plain"
+---@field alias? string | string[] further names that requests may use
+---@field sampling? moonpool.Sampling defaults; a call overrides them one by one
+---@field min_replicas? 0|1 1: loaded at start and kept warm; 0 (default): loaded by the first request
+---@field max_concurrency? integer requests in its batch at once; default 16
+
+--- Declares a model: `local smol = mp.model "smollm2" { source = "smollm2.gguf" }`.
+---@param name string
+---@return fun(t: moonpool.ModelTable): moonpool.Model
+function mp.model(name) end
+
+--- A field of `input` or of a plugin's `config`: a type's name, or a table that begins with one.
+--- Types: "string", "number", "integer", "boolean", "seconds", "bytes", "list", "map", "table", "any"; or `enum`.
+---@class moonpool.Field
+---@field [1]? string the type
+---@field enum? string[] one of these words, instead of a type
+---@field min? number of a number; characters of a string; items of a list
+---@field max? number
+---@field default? any makes it optional
+---@field optional? boolean
+---@field of? moonpool.Field | string what a list or map holds
+---@field fields? table<string, moonpool.Field | string> what a table holds
+
+---@class moonpool.Endpoint
+---@field route string "POST /haiku", "GET /v1/models/{id}"; GET answers HEAD too
+---@field handle fun(req: moonpool.Request, res: moonpool.Response, input: table): ... see moonpool.Answer
+---@field input? table<string, moonpool.Field | string> checked before the handler runs: the JSON body, or the query for GET and DELETE
+---@field use? moonpool.Use plugins around this endpoint, inside those of mp.server
+---@field max_body? moonpool.Bytes a larger body is 413; default: mp.server's limits.body
+
+--- What a handler returns: a table (JSON), a string (text), a stream (sent as server-sent events by C), mp.reply{…}, or nil and an error.
+--- Nothing only after res:events().
+---@alias moonpool.Answer table | string | moonpool.Stream | moonpool.Reply | nil
+
+--- Declares an endpoint.
+---@param t moonpool.Endpoint
+function mp.endpoint(t) end
+
+---@class moonpool.Plugin
+---@field version string
+---@field api 1
+---@field config? table<string, moonpool.Field | string> what `use = { { "name", … } }` may set
+---@field routes? moonpool.Endpoint[] endpoints it brings, when used by mp.server
+---@field admit? fun(conf: table, req: moonpool.Request): true | nil, moonpool.Error? before the input's check and every handle
+---@field handle? fun(conf: table, req: moonpool.Request, res: moonpool.Response, next: fun(): ...): ... around the endpoint; next() once
+
+--- Declares a plugin, in the configuration or in plugins/<name>/init.lua beside it.
+---@param name string
+---@return fun(t: moonpool.Plugin): moonpool.Plugin
+function mp.plugin(name) end
+
+--- The bytes of a file, relative to the configuration's folder. Only while the configuration loads: it belongs to the snapshot.
+---@param path string
+---@return string? bytes
+---@return moonpool.Error? err
+function mp.read_file(path) end
+
+--------------------------------------------------------------------------------------------------------------------------------------
+-- Errors
+--------------------------------------------------------------------------------------------------------------------------------------
+
+--- Prints as its message. A handler may make its own: a plain table with `code` and `message` will do.
+---@class moonpool.Error
+---@field code string stable: "invalid_argument", "context_length_exceeded", "queue_full", "unavailable", "engine_lost", "closed", …
+---@field message string for people; the client sees it
+---@field status? integer 400..599; default: what the code stands for, else 500
+---@field retry_after? number seconds; becomes the Retry-After header
+---@field param? string the field that was wrong
+---@field cause? any
+
+--------------------------------------------------------------------------------------------------------------------------------------
+-- In a handler
+--------------------------------------------------------------------------------------------------------------------------------------
+
+--- Fields are free and plain; methods cost. Dead when the request is over: keep values, not `req`.
+---@class moonpool.Request
+---@field method string "POST"
+---@field path string decoded
+---@field params table<string, string> the route's {parameters}, decoded
+---@field query table<string, string> decoded; of a name that comes twice the first
+---@field headers table<string, string> lower-case names; values of a name that comes twice joined by ", "
+---@field remote string "127.0.0.1:51234"
+---@field id string the request's id: in the log, in errors, in X-Request-Id
+---@field tenant nil nobody has one yet
+---@field ctx table for the handler and its plugins
+local Request = {}
+
+--- The body as JSON; nil and a 400 when it is not.
+---@return any value
+---@return moonpool.Error? err
+function Request:json() end
+
+---@return string bytes the body as it came
+function Request:body() end
+
+--- The body as UTF-8; nil and a 400 when it is not.
+---@return string? text
+---@return moonpool.Error? err
+function Request:text() end
+
+---@class moonpool.Response
+local Response = {}
+
+--- Of the table, string, stream or events that follow.
+---@param code integer 200..599
+---@return moonpool.Response
+function Response:status(code) end
+
+--- Replaces the header of that name.
+---@param name string
+---@param value string | number
+---@return moonpool.Response
+function Response:header(name, value) end
+
+--- Begins an answer of server-sent events by hand; the same object each time.
+---@return moonpool.Events
+function Response:events() end
+
+---@class moonpool.Events
+local Events = {}
+
+--- Sends one event: a table as JSON, a string as it is. Waits while the client is slow to read.
+---@param event table | string
+---@return true? ok
+---@return moonpool.Error? err "closed": the client has left
+function Events:send(event) end
+
+---@class moonpool.Reply
+
+--- An answer in full; return it from a handler. At most one of json, text, body.
+---@param t { status?: integer, headers?: table<string, string | number | string[]>, json?: any, text?: string, body?: string }
+---@return moonpool.Reply
+function mp.reply(t) end
+
+---@class moonpool.Model
+---@field name string
+local Model = {}
+
+---@class moonpool.Message
+---@field role "system" | "user" | "assistant" | string
+---@field content string
+
+---@class moonpool.ChatArgs: moonpool.Sampling
+---@field messages moonpool.Message[] at most 2048
+---@field stop? string | string[] texts that end the answer; at most 8 of 256 bytes
+
+---@class moonpool.CompleteArgs: moonpool.Sampling
+---@field prompt string not empty
+---@field stop? string | string[]
+
+---@class moonpool.Result
+---@field text string
+---@field finish_reason "stop" | "length"
+---@field usage { prompt_tokens: integer, completion_tokens: integer, device_seconds: number }
+
+--- The whole answer. Waits, for the model to load too. When the client leaves, the generation is cancelled.
+---@param args moonpool.ChatArgs
+---@return moonpool.Result? result
+---@return moonpool.Error? err
+function Model:chat(args) end
+
+--- The same for text that goes on. Waits.
+---@param args moonpool.CompleteArgs
+---@return moonpool.Result? result
+---@return moonpool.Error? err
+function Model:complete(args) end
+
+--- A stream, once the prompt has been accepted. Waits for that.
+---@param args moonpool.ChatArgs
+---@return moonpool.Stream? stream
+---@return moonpool.Error? err
+function Model:chat_stream(args) end
+
+---@param args moonpool.CompleteArgs
+---@return moonpool.Stream? stream
+---@return moonpool.Error? err
+function Model:complete_stream(args) end
+
+--- What is known of the model now.
+---@return { state: "declared"|"cold"|"loading"|"warm"|"draining"|"failed", running: integer, queued: integer, waiting: integer,
+---  in_flight: integer, calls: integer, loads: integer, context: integer, memory: integer, device: string, arch: string, reason: string }?
+---@return moonpool.Error? err
+function Model:status() end
+
+--- Belongs to its request. Return it, or read it: then text waits here (64 KiB at most) until it is read.
+---@class moonpool.Stream
+local Stream = {}
+
+--- `for delta in stream:deltas() do … delta.text … end`. Waits. Ends with the stream, well or not: stream:result() tells.
+---@return fun(): { text: string }?
+function Stream:deltas() end
+
+--- What model:chat returns. Waits for the end.
+---@return moonpool.Result? result
+---@return moonpool.Error? err
+function Stream:result() end
+
+--- The format in which C sends it: "default" ({"text": …} … {"done": true, …}), "openai.chat", "openai.completion".
+---@param format string
+---@param options? { id?: string, model?: string, include_usage?: boolean }
+---@return moonpool.Stream
+function Stream:as(format, options) end
+
+--- Functions side by side. Waits for all of them; the first failure (nil, err) cancels the rest.
+---@param functions table<any, fun(): any, moonpool.Error?> at most 64
+---@return table<any, any>? results the first result of each, by the same keys
+---@return moonpool.Error? err
+function mp.all(functions) end
+
+--- Lets other requests run for that long.
+---@param seconds number 0..86400
+---@return true? ok
+---@return moonpool.Error? err "closed": the client has left
+function mp.sleep(seconds) end
+
+--------------------------------------------------------------------------------------------------------------------------------------
+-- Anywhere
+--------------------------------------------------------------------------------------------------------------------------------------
+
+mp.log = {}
+
+--- A line of the server's log, with the request's id when there is one. The same: debug, warn, error.
+---@param text string
+---@param fields? table<string, any> key=value behind the text
+function mp.log.info(text, fields) end
+
+mp.log.debug, mp.log.warn, mp.log.error = mp.log.info, mp.log.info, mp.log.info
+
+mp.json = {}
+
+---@param text string
+---@return any value null is mp.null; empty arrays stay arrays
+---@return moonpool.Error? err
+function mp.json.decode(text) end
+
+--- An empty table is {}, unless it is mp.json.array{}. Keys come out sorted.
+---@param value any
+---@return string? text
+---@return moonpool.Error? err NaN, functions, integers beyond 2^53 and the like, by their path
+function mp.json.encode(value) end
+
+--- Marks a table as an array, for when it may be empty.
+---@param t? table
+---@return table t
+function mp.json.array(t) end
+
+--- An environment variable of the server.
+---@param name string
+---@return string? value
+function mp.env(name) end
+
+---@return number seconds since 1970, with fractions
+function mp.time() end
+
+---@return string uuid random, version 4
+function mp.uuid() end
+
+return mp
