@@ -1,0 +1,19 @@
+/* core/engine/engine.h — the engine process: threads, sockets, models, requests. Used by core/cli/cmd_engine.c. */
+#ifndef MP_ENGINE_H
+#define MP_ENGINE_H
+#include "core/base/err.h"
+
+#include <stdint.h>
+
+struct mp_engine_conf {
+    int listen_fd;      /* a listening Unix socket; the engine's to close */
+    int parent_fd;      /* ends when the supervisor does; -1: none */
+    const char *group;  /* the device group it serves: "cpu", "fake" */
+    const char *device; /* what the device's open() takes; "" for its defaults */
+    uint32_t chunk;     /* debug cap on prefill chunks; 0: none */
+};
+
+/* Serves until SIGTERM or until parent_fd ends. 0: ended as asked. SIGTERM and SIGCHLD must not be used otherwise. */
+int mp_engine_run(const struct mp_engine_conf *conf, struct mp_err *err);
+
+#endif
