@@ -18,6 +18,7 @@ void mp_cli_help(const struct mp_cmd *cmd); /* prints usage and help of one subc
 int mp_cli_usage(const struct mp_cmd *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 extern const struct mp_cmd mp_cmd_serve, mp_cmd_gateway;
+extern const struct mp_cmd mp_cmd_run, mp_cmd_engine;
 extern const struct mp_cmd mp_cmd_check, mp_cmd_inspect, mp_cmd_tokenize, mp_cmd_version, mp_cmd_help;
 
 #endif

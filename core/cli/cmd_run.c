@@ -4,6 +4,7 @@
 #include "core/base/json.h"
 #include "core/base/mem.h"
 #include "core/cli/cli.h"
+#include "core/cli/paths.h"
 #include "core/engine/load.h"
 
 #include <errno.h>
@@ -122,22 +123,6 @@ static int parse(struct opts *o, int argc, char **argv)
     if (o->raw && o->system)
         return mp_cli_usage(&mp_cmd_run, "--system has no place in a --raw prompt");
     return 0;
-}
-
-/* MODEL as a path, or as a file of the model folder with or without ".gguf". The caller's. */
-static char *find_model(const char *name)
-{
-    const char *folder = getenv("MOONPOOL_MODELS");
-    const char *const tails[] = {"", ".gguf"};
-    if (access(name, F_OK) == 0 || strchr(name, '/'))
-        return mp_strdup(name);
-    for (size_t i = 0; i < MP_COUNT(tails); i++) {
-        char *path = mp_asprintf("%s/%s%s", folder && *folder ? folder : "models", name, tails[i]);
-        if (access(path, F_OK) == 0)
-            return path;
-        mp_free(path);
-    }
-    return mp_strdup(name);
 }
 
 struct progress {
@@ -300,7 +285,9 @@ static int run_model(const struct opts *o, const char *path, struct mp_err *err)
     if (rc < 0)
         goto out;
     ops->caps(dev, &caps);
-    rc = mp_load_weights(&loaded, src, ops, dev, &load, on_progress, &progress, err);
+    rc = mp_load_begin(&loaded, src, ops, dev, &load, err);
+    if (rc == 0)
+        rc = mp_load_read(loaded, on_progress, &progress, err);
     if (progress.drawn)
         fprintf(stderr, "\r%*s\r", BAR + 20, "");
     if (rc == 0)
@@ -338,8 +325,8 @@ static int run(int argc, char **argv)
     (void)sigaction(SIGINT, &act, NULL);
     (void)sigaction(SIGTERM, &act, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
-    char *path = find_model(o.model);
-    rc = run_model(&o, path, &err);
+    char *path = mp_cli_model_path(o.model, &err);
+    rc = path ? run_model(&o, path, &err) : err.code;
     mp_free(path);
     if (rc == MP_ECANCELLED && interrupted)
         return INTERRUPTED;

@@ -39,7 +39,9 @@ int mp_harness_open(struct mp_harness **out, const char *path, const char *devic
     if (rc == 0)
         rc = h->ops->open(&h->dev, colon ? colon + 1 : "", err);
     if (rc == 0)
-        rc = mp_load_weights(&h->loaded, h->src, h->ops, h->dev, &load, NULL, NULL, err);
+        rc = mp_load_begin(&h->loaded, h->src, h->ops, h->dev, &load, err);
+    if (rc == 0)
+        rc = mp_load_read(h->loaded, NULL, NULL, err);
     if (rc == 0)
         rc = mp_load_build(h->loaded, err);
     if (rc < 0)

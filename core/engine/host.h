@@ -1,8 +1,8 @@
 /* core/engine/host.h — the socket thread's own state: connections, declared models, requests. Shared by host.c (sockets, letters),
- * models.c (a model's states) and requests.c (a request's life); no other thread sees it.
+ * served.c (a model's states) and ask.c (a request's life); no other thread sees it.
  *
  *   conn ──► request ──► model: cold ─ LOAD ─► loading ─► warm ─ SUBMIT ─► the runner's loop ─ FRAMES ─► conn
- *                 └ PREPARE ─► front threads                └ DEVICE, LOAD (loader), BUILD
+ *                 └ PREPARE ─► front threads                └ BEGIN, LOAD (loader), BUILD
  */
 #ifndef MP_HOST_H
 #define MP_HOST_H
@@ -13,48 +13,50 @@
 #include "core/wire/wire.h"
 
 enum {
-    MP_HOST_MAX_REQUESTS = 16384,        /* at once, of all connections */
-    MP_HOST_MAX_MODELS = 256,            /* declared at once */
-    MP_HOST_MAX_QUEUED = 64 << 20,       /* bytes that a connection may leave unread before it is closed */
-    MP_HOST_MAX_CONNS = 1024,
+    MP_HOST_MAX_REQUESTS = 16384,  /* at once, of all connections */
+    MP_HOST_MAX_MODELS = 256,      /* declared at once */
+    MP_HOST_MAX_QUEUED = 64 << 20, /* bytes that a connection may leave unread before it is closed */
+    MP_HOST_MAX_LINES = 1024,
 };
 
-struct mp_conn {
-    struct mp_conn *next;
+struct mp_line {
+    struct mp_line *next;
     struct mp_wire *wire;
-    uint64_t number;          /* never reused */
-    struct mp_map requests;   /* the peer's id → struct mp_request */
-    bool closing;             /* to be closed before the next poll */
+    uint64_t number;        /* never reused */
+    struct mp_map requests; /* the peer's id → struct mp_ask */
+    bool closing;           /* to be closed before the next poll */
 };
 
-enum mp_request_state {
-    MP_REQUEST_OPENING,   /* its model's file is being opened: the payload waits */
-    MP_REQUEST_PREPARING, /* at the front threads */
-    MP_REQUEST_PREPARED,  /* tokens are known; START is awaited */
-    MP_REQUEST_LOADING,   /* START came; the model is not warm yet */
-    MP_REQUEST_RUNNING    /* in the runner's hands until its DONE or ERROR */
+enum mp_ask_state {
+    MP_ASK_OPENING,   /* its model's file is being opened: the payload waits */
+    MP_ASK_PREPARING, /* at the front threads */
+    MP_ASK_PREPARED,  /* tokens are known; START is awaited */
+    MP_ASK_LOADING,   /* START came; the model is not warm yet */
+    MP_ASK_RUNNING    /* in the runner's hands until its DONE or ERROR */
 };
 
-struct mp_request {
-    uint64_t tag, id;       /* ours, the peer's */
-    struct mp_conn *conn;   /* NULL: gone */
-    struct mp_model *model;
-    struct mp_request *prev, *next; /* the model's list */
-    uint8_t state;                  /* enum mp_request_state */
-    uint8_t kind, special;          /* of the prompt */
-    struct mp_buf payload;          /* OPENING */
-    struct mp_ids ids;              /* PREPARED, LOADING */
+struct mp_ask {
+    uint64_t tag, id;     /* ours, the peer's */
+    struct mp_line *conn; /* NULL: gone */
+    struct mp_served *model;
+    struct mp_ask *prev, *next; /* the model's list */
+    uint8_t state;              /* enum mp_ask_state */
+    uint8_t kind, special;      /* of the prompt */
+    struct mp_buf payload;      /* OPENING */
+    struct mp_ids ids;          /* PREPARED, LOADING */
     uint32_t n_prompt;
     struct mp_msg_start *start; /* START's settings, once it came and until SUBMIT */
     uint64_t t_start, load_ns, deadline;
 };
 
-struct mp_model {
-    struct mp_model *next;
-    char *name, *spec;
-    bool retired;  /* another took its name: it lives on for its requests */
-    bool wanted;   /* MODEL_LOAD asked for it: a failed load is tried again without being asked */
-    bool opening, reopen; /* OPEN is under way; the source must be opened again before it is used */
+struct mp_served {
+    struct mp_served *next;
+    char *name;
+    bool retired;               /* another took its name: it lives on for its requests */
+    bool wanted;                /* MODEL_LOAD asked for it: a failed load is tried again without being asked */
+    bool opening, reopen;       /* OPEN is under way; the source must be opened again before it is used */
+    bool load_next, drain_next; /* load it once it is open; drain it once it is warm */
+    uint32_t letters;           /* under way that come back */
     /* the declaration, in bytes of its own */
     char *path, *sha256;
     uint32_t context, max_seq;
@@ -68,11 +70,11 @@ struct mp_model {
     uint64_t done, total, bytes, kv_bytes, load_began, load_ns;
     uint32_t loads;
     char device[128];
-    struct mp_request *requests; /* all that name it */
+    struct mp_ask *requests; /* all that name it */
     uint32_t n_requests, n_running;
     struct mp_asker { /* who gets MODEL_STATE when the file was opened */
         struct mp_asker *next;
-        uint64_t conn, id;
+        uint64_t line, id;
     } * askers;
 };
 
@@ -82,51 +84,52 @@ struct mp_host {
     struct mp_box *box; /* letters to this thread */
     struct mp_jobs *front, *loader;
     struct mp_runner *runner;
-    struct mp_conn *conns;
-    uint32_t n_conns;
-    uint64_t next_conn, next_tag;
-    struct mp_model *models;
+    struct mp_line *lines;
+    uint32_t n_lines;
+    uint64_t next_line, next_tag;
+    struct mp_served *models;
     uint32_t n_models;
-    struct mp_map requests; /* tag → struct mp_request */
+    struct mp_map requests; /* tag → struct mp_ask */
     int signal_fd;
     bool stopping;
 };
 
 /* host.c */
-void mp_host_send(struct mp_host *h, struct mp_conn *c, const struct mp_msg *m); /* c NULL: nobody */
-void mp_host_send_error(struct mp_host *h, struct mp_conn *c, uint64_t id, const struct mp_err *err);
+void mp_host_send(struct mp_host *h, struct mp_line *c, const struct mp_msg *m); /* c NULL: nobody */
+void mp_host_send_error(struct mp_host *h, struct mp_line *c, uint64_t id, const struct mp_err *err);
 void mp_host_broadcast(struct mp_host *h, const struct mp_msg *m);
-struct mp_conn *mp_host_conn(struct mp_host *h, uint64_t number); /* NULL when it is gone */
+struct mp_line *mp_host_line(struct mp_host *h, uint64_t number); /* NULL when it is gone */
 
-/* models.c */
-struct mp_model *mp_model_find(struct mp_host *h, struct mp_span name); /* NULL: not declared */
-void mp_model_declare(struct mp_host *h, struct mp_conn *c, const struct mp_msg *m);
-void mp_model_load(struct mp_host *h, struct mp_conn *c, const struct mp_msg *m);
-void mp_model_unload(struct mp_host *h, struct mp_conn *c, const struct mp_msg *m);
-void mp_model_list(struct mp_host *h, struct mp_conn *c, uint64_t id);
+/* served.c */
+struct mp_served *mp_served_find(struct mp_host *h, struct mp_span name); /* NULL: not declared */
+void mp_served_declare(struct mp_host *h, struct mp_line *c, const struct mp_msg *m);
+void mp_served_load(struct mp_host *h, struct mp_line *c, const struct mp_msg *m);
+void mp_served_unload(struct mp_host *h, struct mp_line *c, const struct mp_msg *m);
+void mp_served_list(struct mp_host *h, struct mp_line *c, uint64_t id);
 /* Sees to it that the file is opened (again), or says why that must wait. */
-int mp_model_want_open(struct mp_host *h, struct mp_model *m, struct mp_err *err);
+int mp_served_want_open(struct mp_host *h, struct mp_served *m, struct mp_err *err);
 /* The same for warm; 0 also while it is on its way. */
-int mp_model_want_warm(struct mp_host *h, struct mp_model *m, struct mp_err *err);
-uint64_t mp_model_retry_ns(const struct mp_model *m); /* until another try makes sense; 0: now */
+int mp_served_want_warm(struct mp_host *h, struct mp_served *m, struct mp_err *err);
+uint64_t mp_served_retry_ns(const struct mp_served *m); /* until another try makes sense; 0: now */
 /* A letter that came back. */
-void mp_model_letter(struct mp_host *h, struct mp_mail *m);
-void mp_model_tick(struct mp_host *h, uint64_t now); /* retries that are due; retired models that nobody uses any more */
-void mp_model_free_all(struct mp_host *h);
+void mp_served_letter(struct mp_host *h, struct mp_mail *m);
+void mp_served_tick(struct mp_host *h,
+                    uint64_t now); /* retries that are due; retired models that nobody uses any more */
+void mp_served_free_all(struct mp_host *h);
 
-/* requests.c */
-void mp_request_prepare(struct mp_host *h, struct mp_conn *c, const struct mp_msg *m);
-void mp_request_start(struct mp_host *h, struct mp_conn *c, const struct mp_msg *m);
-void mp_request_cancel(struct mp_host *h, struct mp_conn *c, uint64_t id);
-void mp_request_window(struct mp_host *h, struct mp_conn *c, const struct mp_msg *m);
-void mp_request_prepared(struct mp_host *h, struct mp_mail *m); /* PREPARE came back */
-void mp_request_frames(struct mp_host *h, const struct mp_mail *m);
-void mp_request_conn_gone(struct mp_host *h, struct mp_conn *c);
-void mp_request_model_opened(struct mp_host *h, struct mp_model *m); /* those that wait go on */
-void mp_request_model_warm(struct mp_host *h, struct mp_model *m);
+/* ask.c */
+void mp_ask_prepare(struct mp_host *h, struct mp_line *c, const struct mp_msg *m);
+void mp_ask_start(struct mp_host *h, struct mp_line *c, const struct mp_msg *m);
+void mp_ask_cancel(struct mp_host *h, struct mp_line *c, uint64_t id);
+void mp_ask_window(struct mp_host *h, struct mp_line *c, const struct mp_msg *m);
+void mp_ask_prepared(struct mp_host *h, struct mp_mail *m); /* PREPARE came back */
+void mp_ask_frames(struct mp_host *h, const struct mp_mail *m);
+void mp_ask_line_gone(struct mp_host *h, struct mp_line *c);
+void mp_ask_model_opened(struct mp_host *h, struct mp_served *m); /* those that wait go on */
+void mp_ask_model_warm(struct mp_host *h, struct mp_served *m);
 /* Ends those that wait for it to be opened or warm. */
-void mp_request_model_failed(struct mp_host *h, struct mp_model *m, const struct mp_err *err);
-void mp_request_tick(struct mp_host *h, uint64_t now); /* deadlines of those that wait for a load */
-void mp_request_end_all(struct mp_host *h, const struct mp_err *err);
+void mp_ask_model_failed(struct mp_host *h, struct mp_served *m, const struct mp_err *err);
+void mp_ask_tick(struct mp_host *h, uint64_t now); /* deadlines of those that wait for a load */
+void mp_ask_end_all(struct mp_host *h, const struct mp_err *err);
 
 #endif

@@ -15,7 +15,6 @@ struct mp_jobs {
     char name[16];
     uint32_t n;
     int nice;
-    const struct mp_device_ops *ops;
     struct mp_box *in, *back;
     atomic_bool stopping; /* set by the owner, read by the threads */
     pthread_t *threads;
@@ -67,7 +66,7 @@ static int prepare(struct worker *w, struct mp_mail *m)
 
 struct progress {
     struct mp_jobs *jobs;
-    struct mp_model *model;
+    struct mp_served *model;
     uint64_t told_ns;
 };
 
@@ -95,7 +94,7 @@ static void work(struct worker *w, struct mp_mail *m)
     else if (m->kind == MP_MAIL_PREPARE)
         rc = prepare(w, m);
     else if (m->kind == MP_MAIL_LOAD)
-        rc = mp_load_weights(&m->loaded, m->source, j->ops, m->dev, &m->load, on_progress, &p, &m->err);
+        rc = mp_load_read(m->loaded, on_progress, &p, &m->err);
     m->err.code = rc;
     mp_box_put(j->back, m);
 }
@@ -125,15 +124,13 @@ static void *main_of_thread(void *arg)
     return NULL;
 }
 
-struct mp_jobs *mp_jobs_start(const char *name, uint32_t n, int nice, const struct mp_device_ops *ops,
-                              struct mp_box *back)
+struct mp_jobs *mp_jobs_start(const char *name, uint32_t n, int nice, struct mp_box *back)
 {
     struct mp_jobs *j = mp_calloc(sizeof *j);
     for (size_t i = 0; name[i] && i < sizeof j->name - 1; i++)
         j->name[i] = name[i];
     j->n = n;
     j->nice = nice;
-    j->ops = ops;
     j->in = mp_box_new();
     j->back = back;
     j->threads = mp_calloc(n * sizeof *j->threads);

@@ -6,10 +6,9 @@
 
 struct mp_jobs;
 
-/* n threads called `name`, sending letters back to `back` (which outlives them). nice: added to their priority. ops: for
- * MP_MAIL_LOAD. */
-struct mp_jobs *mp_jobs_start(const char *name, uint32_t n, int nice, const struct mp_device_ops *ops,
-                              struct mp_box *back);
+/* n threads called `name`, sending letters back to `back` (which outlives them). nice: added to their priority.
+ */
+struct mp_jobs *mp_jobs_start(const char *name, uint32_t n, int nice, struct mp_box *back);
 void mp_jobs_put(struct mp_jobs *j, struct mp_mail *m);
 /* Lets what is under way come to an early end, joins the threads, drops letters not begun. NULL is fine. */
 void mp_jobs_stop(struct mp_jobs *j);

@@ -314,8 +314,8 @@ static int set_limits(struct mp_loaded *l, const struct mp_load_conf *conf, stru
     return 0;
 }
 
-int mp_load_weights(struct mp_loaded **out, struct mp_source *src, const struct mp_device_ops *ops, struct mp_dev *dev,
-                    const struct mp_load_conf *conf, mp_progress_fn *progress, void *ctx, struct mp_err *err)
+int mp_load_begin(struct mp_loaded **out, struct mp_source *src, const struct mp_device_ops *ops, struct mp_dev *dev,
+                  const struct mp_load_conf *conf, struct mp_err *err)
 {
     struct mp_loaded *l = mp_calloc(sizeof *l);
     l->ops = ops;
@@ -323,16 +323,29 @@ int mp_load_weights(struct mp_loaded **out, struct mp_source *src, const struct 
     l->src = mp_source_ref(src);
     int rc = set_limits(l, conf, err);
     if (rc == 0)
-        rc = verify(src, progress, ctx, err);
-    if (rc == 0)
-        rc = mp_gguf_unchanged(src->gguf, err);
-    if (rc == 0)
         rc = mp_weights_find(&l->weights, src->gguf, src->plan, ops, dev, &l->body.lim, err);
+    if (rc < 0)
+        goto out;
+    rc = ops->mem_reserve(dev, l->weights->bytes, &l->w, err);
     if (rc == 0)
-        rc = mp_weights_load(l->weights, src->gguf, ops, dev, &l->w, progress, ctx, err);
-    if (rc == 0)
-        *out = mp_move(&l);
+        rc = ops->mem_commit(l->w, 0, l->weights->bytes, true, err);
+    if (rc < 0) {
+        mp_err_context(err, "%s: its weights need %llu bytes", src->path, (unsigned long long)l->weights->bytes);
+        goto out;
+    }
+    *out = mp_move(&l);
+out:
     mp_loaded_free(l);
+    return rc;
+}
+
+int mp_load_read(struct mp_loaded *l, mp_progress_fn *progress, void *ctx, struct mp_err *err)
+{
+    int rc = mp_gguf_unchanged(l->src->gguf, err);
+    if (rc == 0)
+        rc = verify(l->src, progress, ctx, err);
+    if (rc == 0)
+        rc = mp_weights_load(l->weights, l->src->gguf, l->ops, l->w, progress, ctx, err);
     return rc;
 }
 

@@ -44,13 +44,15 @@ struct mp_load_conf {
     uint8_t numerics; /* enum mp_numerics */
 };
 
-/* First half, on any thread while the device works: verifies the checksum if there is one, reads the weights into device memory.
- * progress as mp_progress_fn; dev must stay open. */
-int mp_load_weights(struct mp_loaded **out, struct mp_source *src, const struct mp_device_ops *ops, struct mp_dev *dev,
-                    const struct mp_load_conf *conf, mp_progress_fn *progress, void *ctx, struct mp_err *err);
-/* Second half, on the device's thread: scratch, KV room, the executable. */
+/* In three parts, so that steps of other models go on meanwhile. First, on the device's thread: limits, sizes, memory for the
+ * weights. dev must stay open. */
+int mp_load_begin(struct mp_loaded **out, struct mp_source *src, const struct mp_device_ops *ops, struct mp_dev *dev,
+                  const struct mp_load_conf *conf, struct mp_err *err);
+/* Second, on any thread: verifies the checksum if there is one, reads the weights. progress as mp_progress_fn. */
+int mp_load_read(struct mp_loaded *l, mp_progress_fn *progress, void *ctx, struct mp_err *err);
+/* Third, on the device's thread: scratch, KV room, the executable. */
 int mp_load_build(struct mp_loaded *l, struct mp_err *err);
-void mp_loaded_free(struct mp_loaded *l); /* on the device's thread; NULL is fine */
+void mp_loaded_free(struct mp_loaded *l); /* on the device's thread, after any part; NULL is fine */
 const struct mp_body *mp_loaded_body(const struct mp_loaded *l);
 uint64_t mp_loaded_bytes(const struct mp_loaded *l); /* of device memory, without KV pages */
 

@@ -16,7 +16,7 @@ struct mp_box {
     int fd; /* -1 until mp_box_fd */
 };
 
-struct mp_mail *mp_mail_new(enum mp_mail_kind kind, struct mp_model *model, uint64_t tag)
+struct mp_mail *mp_mail_new(enum mp_mail_kind kind, struct mp_served *model, uint64_t tag)
 {
     struct mp_mail *m = mp_calloc(sizeof *m);
     m->kind = (uint8_t)kind;

@@ -4,19 +4,20 @@
 #define MP_MAIL_H
 #include "core/engine/load.h"
 
-struct mp_model; /* models.h: only the socket thread looks inside; for others it is a name */
+struct mp_served; /* host.h: only the socket thread looks inside; for others it is a name */
 
 enum mp_mail_kind {
     MP_MAIL_STOP, /* to every thread: end */
     /* to jobs (jobs.h); each comes back to the socket thread, done, with err.code 0 or what went wrong */
     MP_MAIL_OPEN,    /* model, bytes: path, sha256, context → source */
     MP_MAIL_PREPARE, /* tag, source, kind_of, special, bytes → ids */
-    MP_MAIL_LOAD,    /* model, source, dev, load → loaded; and MP_MAIL_PROGRESS (model, done, total) now and then */
+    MP_MAIL_LOAD,    /* model, loaded: reads its weights; and MP_MAIL_PROGRESS (model, done, total) now and then */
     MP_MAIL_PROGRESS,
     /* to the device thread */
-    MP_MAIL_DEVICE, /* model: opens the device if need be; comes back with dev, text (its name), or err */
-    MP_MAIL_BUILD,  /* model, source, loaded; comes back warm, or with err and everything given back */
-    MP_MAIL_DRAIN,  /* model: comes back when its last sequence is over and its memory is free */
+    MP_MAIL_BEGIN, /* model, source, load: opens the device if need be, makes room; comes back with loaded and bytes: the
+                      device's name, or with err */
+    MP_MAIL_BUILD, /* model, source, loaded; comes back warm, or with err and everything given back */
+    MP_MAIL_DRAIN, /* model, loaded (of a load that failed) or none; comes back when the last sequence is over and the memory free */
     MP_MAIL_SUBMIT, /* model, tag, ids, start */
     MP_MAIL_CANCEL, /* tag */
     MP_MAIL_WINDOW, /* tag, done: bytes */
@@ -29,11 +30,10 @@ struct mp_mail {
     struct mp_mail *next;
     uint8_t kind; /* enum mp_mail_kind */
     uint8_t kind_of, special;
-    struct mp_model *model;
+    struct mp_served *model;
     uint64_t tag, done, total;
     struct mp_source *source; /* one owner's share */
-    struct mp_dev *dev;
-    struct mp_loaded *loaded;
+    struct mp_loaded *loaded; /* for the device thread to free */
     struct mp_load_conf load;
     struct mp_source_conf open; /* strings are in bytes */
     struct mp_ids ids;
@@ -42,7 +42,7 @@ struct mp_mail {
     struct mp_err err;
 };
 
-struct mp_mail *mp_mail_new(enum mp_mail_kind kind, struct mp_model *model, uint64_t tag);
+struct mp_mail *mp_mail_new(enum mp_mail_kind kind, struct mp_served *model, uint64_t tag);
 /* With its payload, but not `loaded`: that is freed on the device's thread, and taken out before. NULL is fine. */
 void mp_mail_free(struct mp_mail *m);
 /* A copy of settings with their stop strings in one piece; mp_free. */

@@ -16,7 +16,7 @@ enum { TURN_NS = 2000000 };
 
 struct warm { /* a replica on the device */
     struct warm *next;
-    struct mp_model *model;
+    struct mp_served *model;
     struct mp_loaded *loaded;
     struct mp_source *source;
     struct mp_replica *replica;
@@ -42,7 +42,7 @@ struct mp_runner {
     bool stop;
 };
 
-static struct warm *find(struct mp_runner *r, const struct mp_model *model)
+static struct warm *find(struct mp_runner *r, const struct mp_served *model)
 {
     for (struct warm *w = r->warm; w; w = w->next)
         if (w->model == model)
@@ -60,20 +60,22 @@ static void leave(struct mp_runner *r)
     r->dev = NULL;
 }
 
-static void open_device(struct mp_runner *r, struct mp_mail *m)
+static void begin(struct mp_runner *r, struct mp_mail *m)
 {
     struct mp_caps caps = {0};
     int rc = r->dev ? 0 : r->ops->open(&r->dev, r->spec, &m->err);
+    if (rc == 0) {
+        if (!r->loop)
+            r->loop = mp_loop_new(r->ops, r->dev, &r->conf);
+        r->users++;
+        r->ops->caps(r->dev, &caps);
+        mp_buf_clear(&m->bytes);
+        mp_buf_puts(&m->bytes, caps.name);
+        rc = mp_load_begin(&m->loaded, m->source, r->ops, r->dev, &m->load, &m->err);
+        if (rc < 0)
+            leave(r);
+    }
     m->err.code = rc;
-    if (rc < 0)
-        return;
-    if (!r->loop)
-        r->loop = mp_loop_new(r->ops, r->dev, &r->conf);
-    r->users++;
-    r->ops->caps(r->dev, &caps);
-    m->dev = r->dev;
-    mp_buf_clear(&m->bytes);
-    mp_buf_puts(&m->bytes, caps.name);
 }
 
 static void build(struct mp_runner *r, struct mp_mail *m)
@@ -144,8 +146,8 @@ static void handle(struct mp_runner *r, struct mp_mail *m)
     bool back = false;
     switch (m->kind) {
     case MP_MAIL_STOP: r->stop = true; break;
-    case MP_MAIL_DEVICE:
-        open_device(r, m);
+    case MP_MAIL_BEGIN:
+        begin(r, m);
         back = true;
         break;
     case MP_MAIL_BUILD:
@@ -158,6 +160,8 @@ static void handle(struct mp_runner *r, struct mp_mail *m)
             w->drain = m; /* idle_replicas() answers */
             return;
         }
+        mp_loaded_free(m->loaded);
+        m->loaded = NULL;
         leave(r);
         back = true;
         break;

@@ -99,9 +99,8 @@ static uint64_t rows_at_once(const struct mp_gguf_tensor *t, uint64_t rows)
 }
 
 int mp_weights_load(const struct mp_weights *w, const struct mp_gguf *g, const struct mp_device_ops *ops,
-                    struct mp_dev *dev, struct mp_mem **out, mp_progress_fn *progress, void *ctx, struct mp_err *err)
+                    struct mp_mem *mem, mp_progress_fn *progress, void *ctx, struct mp_err *err)
 {
-    struct mp_mem *mem = NULL;
     unsigned char *buffer = NULL;
     uint64_t largest = 0, done = 0;
     int rc = 0;
@@ -114,13 +113,6 @@ int mp_weights_load(const struct mp_weights *w, const struct mp_gguf *g, const s
     if (!buffer) {
         rc = mp_err_set(err, MP_ENOMEM, "%s: no memory for a buffer of %llu bytes", mp_gguf_path(g),
                         (unsigned long long)largest);
-        goto out;
-    }
-    rc = ops->mem_reserve(dev, w->bytes, &mem, err);
-    if (rc == 0 && w->bytes)
-        rc = ops->mem_commit(mem, 0, w->bytes, true, err);
-    if (rc < 0) {
-        mp_err_context(err, "%s: its weights need %llu bytes", mp_gguf_path(g), (unsigned long long)w->bytes);
         goto out;
     }
     for (uint32_t i = 0; i < w->n; i++) {
@@ -144,10 +136,7 @@ int mp_weights_load(const struct mp_weights *w, const struct mp_gguf *g, const s
         }
     }
     rc = mp_gguf_unchanged(g, err); /* rewritten in place meanwhile: half old, half new */
-    if (rc == 0)
-        *out = mp_move(&mem);
 out:
-    ops->mem_free(mem);
     mp_free(buffer);
     return rc;
 }

@@ -29,10 +29,10 @@ int mp_weights_find(struct mp_weights **out, const struct mp_gguf *g, const stru
                     struct mp_err *err);
 void mp_weights_free(struct mp_weights *w); /* NULL is fine; device memory is not its */
 
-/* Reserves and commits w->bytes on the device and streams the file into it through one buffer of a few MiB. progress (may be
- * NULL) gets bytes read of w->file_bytes, about every buffer; false from it cancels (MP_ECANCELLED). On success *mem is the
- * caller's; on failure everything was given back. */
+/* Streams the file into mem, where w->bytes are committed from 0 on, through one buffer of a few MiB: nothing but w_put() is
+ * called of the device, so that it may run beside steps. progress (may be NULL) gets bytes read of w->file_bytes, about every
+ * buffer; false from it cancels (MP_ECANCELLED). What was put when it fails is of no use. */
 int mp_weights_load(const struct mp_weights *w, const struct mp_gguf *g, const struct mp_device_ops *ops,
-                    struct mp_dev *dev, struct mp_mem **mem, mp_progress_fn *progress, void *ctx, struct mp_err *err);
+                    struct mp_mem *mem, mp_progress_fn *progress, void *ctx, struct mp_err *err);
 
 #endif

@@ -1,4 +1,4 @@
-/* core/engine/requests.c — a request's life on the socket thread; see host.h. */
+/* core/engine/ask.c — a request's life on the socket thread; see host.h. */
 #include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
@@ -6,9 +6,9 @@
 
 #include <string.h>
 
-static struct mp_request *new_request(struct mp_host *h, struct mp_conn *c, uint64_t id, struct mp_model *model)
+static struct mp_ask *new_request(struct mp_host *h, struct mp_line *c, uint64_t id, struct mp_served *model)
 {
-    struct mp_request *r = mp_calloc(sizeof *r);
+    struct mp_ask *r = mp_calloc(sizeof *r);
     r->tag = ++h->next_tag;
     r->id = id;
     r->conn = c;
@@ -23,9 +23,9 @@ static struct mp_request *new_request(struct mp_host *h, struct mp_conn *c, uint
     return r;
 }
 
-static void free_request(struct mp_host *h, struct mp_request *r)
+static void free_request(struct mp_host *h, struct mp_ask *r)
 {
-    struct mp_model *model = r->model;
+    struct mp_served *model = r->model;
     if (r->prev)
         r->prev->next = r->next;
     else
@@ -33,7 +33,7 @@ static void free_request(struct mp_host *h, struct mp_request *r)
     if (r->next)
         r->next->prev = r->prev;
     model->n_requests--;
-    model->n_running -= r->state == MP_REQUEST_RUNNING;
+    model->n_running -= r->state == MP_ASK_RUNNING;
     mp_map_remove(&h->requests, r->tag);
     if (r->conn)
         mp_map_remove(&r->conn->requests, r->id);
@@ -44,17 +44,17 @@ static void free_request(struct mp_host *h, struct mp_request *r)
 }
 
 /* Ends a request that the runner does not have. */
-static void fail(struct mp_host *h, struct mp_request *r, const struct mp_err *err)
+static void fail(struct mp_host *h, struct mp_ask *r, const struct mp_err *err)
 {
     struct mp_msg m;
     mp_msg_set_error(&m, r->id, err);
     m.u.error.prompt_tokens = r->n_prompt;
-    m.u.error.retry_ns = err->code == MP_EUNAVAILABLE ? mp_model_retry_ns(r->model) : 0;
+    m.u.error.retry_ns = err->code == MP_EUNAVAILABLE ? mp_served_retry_ns(r->model) : 0;
     mp_host_send(h, r->conn, &m);
     free_request(h, r);
 }
 
-static void end_cancelled(struct mp_host *h, struct mp_request *r)
+static void end_cancelled(struct mp_host *h, struct mp_ask *r)
 {
     struct mp_msg m = {.type = MP_MSG_DONE, .id = r->id};
     m.u.done.finish = MP_MSG_FINISH_CANCELLED;
@@ -65,7 +65,7 @@ static void end_cancelled(struct mp_host *h, struct mp_request *r)
 
 /* PREPARE */
 
-static void send_to_front(struct mp_host *h, struct mp_request *r)
+static void send_to_front(struct mp_host *h, struct mp_ask *r)
 {
     struct mp_mail *m = mp_mail_new(MP_MAIL_PREPARE, r->model, r->tag);
     m->source = mp_source_ref(r->model->source);
@@ -73,14 +73,14 @@ static void send_to_front(struct mp_host *h, struct mp_request *r)
     m->special = r->special;
     m->bytes = r->payload;
     r->payload = (struct mp_buf){0};
-    r->state = MP_REQUEST_PREPARING;
+    r->state = MP_ASK_PREPARING;
     mp_jobs_put(h->front, m);
 }
 
-void mp_request_prepare(struct mp_host *h, struct mp_conn *c, const struct mp_msg *m)
+void mp_ask_prepare(struct mp_host *h, struct mp_line *c, const struct mp_msg *m)
 {
     const struct mp_msg_prepare *p = &m->u.prepare;
-    struct mp_model *model = mp_model_find(h, p->model);
+    struct mp_served *model = mp_served_find(h, p->model);
     struct mp_err err = {0};
     if (m->id == 0 || mp_map_get(&c->requests, m->id))
         mp_err_set(&err, MP_EPROTO, "request %llu is under way already", (unsigned long long)m->id);
@@ -94,32 +94,32 @@ void mp_request_prepare(struct mp_host *h, struct mp_conn *c, const struct mp_ms
         mp_host_send_error(h, c, m->id, &err);
         return;
     }
-    struct mp_request *r = new_request(h, c, m->id, model);
+    struct mp_ask *r = new_request(h, c, m->id, model);
     r->kind = p->kind;
     r->special = p->special;
     mp_buf_put(&r->payload, p->payload.n ? p->payload.p : "", p->payload.n);
     if (model->source && !model->reopen)
         send_to_front(h, r);
-    else if (mp_model_want_open(h, model, &err) < 0)
+    else if (mp_served_want_open(h, model, &err) < 0)
         fail(h, r, &err);
 }
 
-void mp_request_model_opened(struct mp_host *h, struct mp_model *m)
+void mp_ask_model_opened(struct mp_host *h, struct mp_served *m)
 {
-    for (struct mp_request *r = m->requests, *next; r; r = next) {
+    for (struct mp_ask *r = m->requests, *next; r; r = next) {
         next = r->next;
-        if (r->state == MP_REQUEST_OPENING)
+        if (r->state == MP_ASK_OPENING)
             send_to_front(h, r);
     }
 }
 
-static void go(struct mp_host *h, struct mp_request *r);
+static void go(struct mp_host *h, struct mp_ask *r);
 
-void mp_request_prepared(struct mp_host *h, struct mp_mail *m)
+void mp_ask_prepared(struct mp_host *h, struct mp_mail *m)
 {
-    struct mp_request *r = mp_map_get(&h->requests, m->tag);
+    struct mp_ask *r = mp_map_get(&h->requests, m->tag);
     struct mp_msg answer = {.type = MP_MSG_PREPARED};
-    if (!r || r->state != MP_REQUEST_PREPARING)
+    if (!r || r->state != MP_ASK_PREPARING)
         return;
     if (m->err.code < 0) {
         fail(h, r, &m->err);
@@ -128,7 +128,7 @@ void mp_request_prepared(struct mp_host *h, struct mp_mail *m)
     r->ids = m->ids;
     m->ids = (struct mp_ids){0};
     r->n_prompt = (uint32_t)r->ids.len;
-    r->state = MP_REQUEST_PREPARED;
+    r->state = MP_ASK_PREPARED;
     answer.id = r->id;
     answer.u.prepared.n_tokens = r->n_prompt;
     answer.u.prepared.left = mp_source_context(m->source) - r->n_prompt;
@@ -139,7 +139,7 @@ void mp_request_prepared(struct mp_host *h, struct mp_mail *m)
 
 /* START */
 
-static void submit(struct mp_host *h, struct mp_request *r)
+static void submit(struct mp_host *h, struct mp_ask *r)
 {
     struct mp_mail *m = mp_mail_new(MP_MAIL_SUBMIT, r->model, r->tag);
     m->ids = r->ids;
@@ -148,31 +148,31 @@ static void submit(struct mp_host *h, struct mp_request *r)
     r->load_ns = mp_clock_mono_ns() - r->t_start;
     if (m->start->deadline_ns > 0)
         m->start->deadline_ns = m->start->deadline_ns > r->load_ns ? m->start->deadline_ns - r->load_ns : 1;
-    r->state = MP_REQUEST_RUNNING;
+    r->state = MP_ASK_RUNNING;
     r->model->n_running++;
     mp_runner_put(h->runner, m);
 }
 
 /* Prepared and asked to start: into the loop, or into the line before the model's load. */
-static void go(struct mp_host *h, struct mp_request *r)
+static void go(struct mp_host *h, struct mp_ask *r)
 {
     struct mp_err err = {0};
     if (r->model->state == MP_MODEL_WARM) {
         submit(h, r);
         return;
     }
-    r->state = MP_REQUEST_LOADING;
-    if (mp_model_want_warm(h, r->model, &err) < 0)
+    r->state = MP_ASK_LOADING;
+    if (mp_served_want_warm(h, r->model, &err) < 0)
         fail(h, r, &err);
 }
 
-void mp_request_start(struct mp_host *h, struct mp_conn *c, const struct mp_msg *m)
+void mp_ask_start(struct mp_host *h, struct mp_line *c, const struct mp_msg *m)
 {
-    struct mp_request *r = mp_map_get(&c->requests, m->id);
+    struct mp_ask *r = mp_map_get(&c->requests, m->id);
     struct mp_err err = {0};
     if (!r)
         mp_err_set(&err, MP_ENOENT, "request %llu was not prepared, or is over", (unsigned long long)m->id);
-    else if (r->start || r->state > MP_REQUEST_PREPARED)
+    else if (r->start || r->state > MP_ASK_PREPARED)
         mp_err_set(&err, MP_EPROTO, "request %llu was started already", (unsigned long long)m->id);
     if (err.code) {
         mp_host_send_error(h, c, m->id, &err);
@@ -182,41 +182,41 @@ void mp_request_start(struct mp_host *h, struct mp_conn *c, const struct mp_msg 
     r->t_start = mp_clock_mono_ns();
     if (r->start->deadline_ns > 0 && !mp_add_u64(r->t_start, r->start->deadline_ns, &r->deadline))
         r->deadline = 0;
-    if (r->state == MP_REQUEST_PREPARED)
+    if (r->state == MP_ASK_PREPARED)
         go(h, r);
 }
 
-void mp_request_model_warm(struct mp_host *h, struct mp_model *m)
+void mp_ask_model_warm(struct mp_host *h, struct mp_served *m)
 {
     /* The list's newest is first; they go in the order in which they came. */
-    struct mp_request *r = m->requests;
+    struct mp_ask *r = m->requests;
     while (r && r->next)
         r = r->next;
-    for (struct mp_request *prev; r; r = prev) {
+    for (struct mp_ask *prev; r; r = prev) {
         prev = r->prev;
-        if (r->state == MP_REQUEST_LOADING)
+        if (r->state == MP_ASK_LOADING)
             submit(h, r);
     }
 }
 
-void mp_request_model_failed(struct mp_host *h, struct mp_model *m, const struct mp_err *err)
+void mp_ask_model_failed(struct mp_host *h, struct mp_served *m, const struct mp_err *err)
 {
     struct mp_err say = {0};
     mp_err_set(&say, MP_EUNAVAILABLE, "model '%s' cannot be loaded: %s", m->name, err->message);
-    for (struct mp_request *r = m->requests, *next; r; r = next) {
+    for (struct mp_ask *r = m->requests, *next; r; r = next) {
         next = r->next;
-        if (r->state == MP_REQUEST_OPENING || r->state == MP_REQUEST_LOADING)
+        if (r->state == MP_ASK_OPENING || r->state == MP_ASK_LOADING)
             fail(h, r, &say);
     }
 }
 
-void mp_request_tick(struct mp_host *h, uint64_t now)
+void mp_ask_tick(struct mp_host *h, uint64_t now)
 {
     struct mp_err err = {0};
-    for (struct mp_model *m = h->models; m; m = m->next)
-        for (struct mp_request *r = m->requests, *next; r; r = next) {
+    for (struct mp_served *m = h->models; m; m = m->next)
+        for (struct mp_ask *r = m->requests, *next; r; r = next) {
             next = r->next;
-            if (r->deadline > 0 && now >= r->deadline && r->state != MP_REQUEST_RUNNING) {
+            if (r->deadline > 0 && now >= r->deadline && r->state != MP_ASK_RUNNING) {
                 mp_err_set(&err, MP_ETIMEOUT, "the request's deadline passed after %.1f s",
                            (double)(now - r->t_start) / 1e9);
                 fail(h, r, &err);
@@ -226,38 +226,38 @@ void mp_request_tick(struct mp_host *h, uint64_t now)
 
 /* CANCEL, WINDOW, the end of a connection */
 
-static void tell_runner(struct mp_host *h, const struct mp_request *r, enum mp_mail_kind kind, uint64_t bytes)
+static void tell_runner(struct mp_host *h, const struct mp_ask *r, enum mp_mail_kind kind, uint64_t bytes)
 {
     struct mp_mail *m = mp_mail_new(kind, r->model, r->tag);
     m->done = bytes;
     mp_runner_put(h->runner, m);
 }
 
-void mp_request_cancel(struct mp_host *h, struct mp_conn *c, uint64_t id)
+void mp_ask_cancel(struct mp_host *h, struct mp_line *c, uint64_t id)
 {
-    struct mp_request *r = mp_map_get(&c->requests, id);
-    if (r && r->state == MP_REQUEST_RUNNING)
+    struct mp_ask *r = mp_map_get(&c->requests, id);
+    if (r && r->state == MP_ASK_RUNNING)
         tell_runner(h, r, MP_MAIL_CANCEL, 0);
     else if (r)
         end_cancelled(h, r);
 }
 
-void mp_request_window(struct mp_host *h, struct mp_conn *c, const struct mp_msg *m)
+void mp_ask_window(struct mp_host *h, struct mp_line *c, const struct mp_msg *m)
 {
-    struct mp_request *r = mp_map_get(&c->requests, m->id);
-    if (r && r->state == MP_REQUEST_RUNNING)
+    struct mp_ask *r = mp_map_get(&c->requests, m->id);
+    if (r && r->state == MP_ASK_RUNNING)
         tell_runner(h, r, MP_MAIL_WINDOW, m->u.window.bytes);
 }
 
-void mp_request_conn_gone(struct mp_host *h, struct mp_conn *c)
+void mp_ask_line_gone(struct mp_host *h, struct mp_line *c)
 {
     size_t at = 0;
     uint64_t id;
     void *value;
     while (mp_map_next(&c->requests, &at, &id, &value)) {
-        struct mp_request *r = value;
+        struct mp_ask *r = value;
         r->conn = NULL; /* its place in c->requests goes with c */
-        if (r->state == MP_REQUEST_RUNNING)
+        if (r->state == MP_ASK_RUNNING)
             tell_runner(h, r, MP_MAIL_CANCEL, 0);
         else
             free_request(h, r);
@@ -265,14 +265,14 @@ void mp_request_conn_gone(struct mp_host *h, struct mp_conn *c)
 }
 
 /* What the runner tells, with its tags; the peer sees its own ids. */
-void mp_request_frames(struct mp_host *h, const struct mp_mail *m)
+void mp_ask_frames(struct mp_host *h, const struct mp_mail *m)
 {
     size_t used = 0;
     struct mp_msg msg;
     for (size_t at = 0; at < m->bytes.len; at += used) {
         if (mp_msg_next(&msg, m->bytes.data + at, m->bytes.len - at, &used, NULL) != 1)
             return;
-        struct mp_request *r = mp_map_get(&h->requests, msg.id);
+        struct mp_ask *r = mp_map_get(&h->requests, msg.id);
         if (!r)
             continue;
         msg.id = r->id;
@@ -289,9 +289,9 @@ void mp_request_frames(struct mp_host *h, const struct mp_mail *m)
     }
 }
 
-void mp_request_end_all(struct mp_host *h, const struct mp_err *err)
+void mp_ask_end_all(struct mp_host *h, const struct mp_err *err)
 {
-    for (struct mp_model *m = h->models; m; m = m->next)
+    for (struct mp_served *m = h->models; m; m = m->next)
         while (m->requests)
             fail(h, m->requests, err);
 }

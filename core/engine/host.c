@@ -1,0 +1,307 @@
+/* core/engine/host.c — the engine process' socket thread: accepts gateways' connections, takes messages apart, hands letters to the
+ * other threads and takes theirs, writes once per connection and round. See host.h for what it holds, engine.h for its face. */
+#include "core/engine/host.h"
+
+#include "core/base/clock.h"
+#include "core/base/log.h"
+#include "core/base/mem.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+enum {
+    NICE = 5,        /* below the gateway's workers */
+    LOADER_NICE = 5, /* and the loader below what decodes */
+    N_FRONT = 2,
+    TICK_MS = 200, /* retries and deadlines of waiting requests */
+    LAST_MS = 200, /* what peers get to take the last words at a stop */
+    FIXED_FDS = 4, /* listener, letters, signals, parent */
+};
+
+void mp_host_send(struct mp_host *h, struct mp_line *c, const struct mp_msg *m)
+{
+    struct mp_err err = {0};
+    (void)h;
+    if (c && !c->closing && mp_wire_send(c->wire, m, &err) < 0)
+        mp_error("to %s: %s", mp_wire_peer(c->wire), err.message);
+    if (c && mp_wire_queued(c->wire) > MP_HOST_MAX_QUEUED) {
+        mp_warn("%s does not read: closing its connection", mp_wire_peer(c->wire));
+        c->closing = true;
+    }
+}
+
+void mp_host_send_error(struct mp_host *h, struct mp_line *c, uint64_t id, const struct mp_err *err)
+{
+    struct mp_msg m;
+    mp_msg_set_error(&m, id, err);
+    mp_host_send(h, c, &m);
+}
+
+void mp_host_broadcast(struct mp_host *h, const struct mp_msg *m)
+{
+    for (struct mp_line *c = h->lines; c; c = c->next)
+        if (mp_wire_ready(c->wire))
+            mp_host_send(h, c, m);
+}
+
+struct mp_line *mp_host_line(struct mp_host *h, uint64_t number)
+{
+    for (struct mp_line *c = h->lines; c; c = c->next)
+        if (c->number == number)
+            return c;
+    return NULL;
+}
+
+/* Connections */
+
+static void accept_all(struct mp_host *h)
+{
+    int fd = -1;
+    struct mp_err err;
+    while (mp_wire_accept(h->conf->listen_fd, &fd, &err) == 0) {
+        if (h->n_lines >= MP_HOST_MAX_LINES) {
+            mp_warn("more than %d connections: one is refused", MP_HOST_MAX_LINES);
+            close(fd);
+            continue;
+        }
+        struct mp_line *c = mp_calloc(sizeof *c);
+        c->wire = mp_wire_new(fd, MP_PEER_ENGINE);
+        c->number = ++h->next_line;
+        c->next = h->lines;
+        h->lines = c;
+        h->n_lines++;
+    }
+}
+
+static void close_line(struct mp_host *h, struct mp_line *c)
+{
+    for (struct mp_line **p = &h->lines; *p; p = &(*p)->next)
+        if (*p == c) {
+            *p = c->next;
+            break;
+        }
+    h->n_lines--;
+    mp_ask_line_gone(h, c);
+    mp_map_free(&c->requests);
+    mp_wire_free(c->wire);
+    mp_free(c);
+}
+
+static void dispatch(struct mp_host *h, struct mp_line *c, const struct mp_msg *m)
+{
+    struct mp_msg pong = {.type = MP_MSG_PONG, .id = m->id};
+    struct mp_err err;
+    switch (m->type) {
+    case MP_MSG_PING:
+        pong.u.pong.nonce = m->u.ping.nonce;
+        pong.u.pong.step_ns = mp_runner_step_ns(h->runner);
+        mp_host_send(h, c, &pong);
+        break;
+    case MP_MSG_MODEL_DECLARE: mp_served_declare(h, c, m); break;
+    case MP_MSG_MODEL_LOAD: mp_served_load(h, c, m); break;
+    case MP_MSG_MODEL_UNLOAD: mp_served_unload(h, c, m); break;
+    case MP_MSG_MODELS: mp_served_list(h, c, m->id); break;
+    case MP_MSG_PREPARE: mp_ask_prepare(h, c, m); break;
+    case MP_MSG_START: mp_ask_start(h, c, m); break;
+    case MP_MSG_CANCEL: mp_ask_cancel(h, c, m->id); break;
+    case MP_MSG_WINDOW: mp_ask_window(h, c, m); break;
+    case MP_MSG_PONG: break;
+    default: /* what only an engine says */
+        mp_err_set(&err, MP_EPROTO, "an engine does not take '%s'", mp_msg_name(m->type));
+        mp_host_send_error(h, c, m->id, &err);
+        c->closing = true;
+    }
+}
+
+static void read_line(struct mp_host *h, struct mp_line *c)
+{
+    struct mp_err err = {0}, why = {0};
+    struct mp_msg m;
+    int rc = mp_wire_readable(c->wire, &err), got = 0;
+    while (!c->closing && (got = mp_wire_next(c->wire, &m, &why)) == 1)
+        dispatch(h, c, &m);
+    if (got < 0) {
+        mp_warn("closing a connection: %s", why.message);
+        mp_host_send_error(h, c, 0, &why);
+    } else if (rc < 0 && rc != MP_ECLOSED) {
+        mp_warn("closing a connection: %s", err.message);
+    }
+    if (rc < 0 || got < 0)
+        c->closing = true;
+}
+
+static void write_lines(struct mp_host *h)
+{
+    struct mp_err err;
+    for (struct mp_line *c = h->lines, *next; c; c = next) {
+        next = c->next;
+        if (mp_wire_queued(c->wire) > 0 && mp_wire_writable(c->wire, &err) < 0)
+            c->closing = true;
+        if (c->closing)
+            close_line(h, c);
+    }
+}
+
+/* Letters */
+
+static void take_letters(struct mp_host *h)
+{
+    struct mp_mail *m;
+    while ((m = mp_box_take(h->box)) != NULL) {
+        if (m->kind == MP_MAIL_PREPARE)
+            mp_ask_prepared(h, m);
+        else if (m->kind == MP_MAIL_FRAMES)
+            mp_ask_frames(h, m);
+        else
+            mp_served_letter(h, m);
+        mp_mail_free(m);
+    }
+}
+
+/* The process */
+
+static int start(struct mp_host *h, const struct mp_engine_conf *conf, struct mp_err *err)
+{
+    struct mp_loop_conf loop = {.chunk = conf->chunk};
+    sigset_t set;
+    h->conf = conf;
+    h->signal_fd = -1;
+    h->ops = mp_device_find(conf->group);
+    if (!h->ops)
+        return mp_err_set(err, MP_ENOENT, "no device group is called '%s'", conf->group);
+    /* Blocked before any thread starts: they inherit it, and only the descriptor below sees the signal. */
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGINT, SIG_IGN); /* the terminal's Ctrl-C is the supervisor's to judge */
+    h->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (h->signal_fd < 0)
+        return mp_err_errno(err, MP_EIO, "cannot make a signal descriptor");
+    (void)setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + NICE);
+    h->box = mp_box_new();
+    if (mp_box_fd(h->box) < 0)
+        return mp_err_errno(err, MP_EIO, "cannot make an event descriptor");
+    h->front = mp_jobs_start("front", N_FRONT, 0, h->box);
+    h->loader = mp_jobs_start("loader", 1, LOADER_NICE, h->box);
+    h->runner = mp_runner_start(h->ops, conf->device, &loop, h->box);
+    if (!h->front || !h->loader || !h->runner)
+        return mp_err_set(err, MP_EIO, "cannot start the engine's threads");
+    return 0;
+}
+
+/* True while there is something that only time brings on. */
+static bool ticking(const struct mp_host *h)
+{
+    for (const struct mp_served *m = h->models; m; m = m->next)
+        if (m->retired || (m->wanted && m->state == MP_MODEL_FAILED) || m->n_requests > m->n_running)
+            return true;
+    return false;
+}
+
+static void poll_once(struct mp_host *h, int timeout_ms)
+{
+    size_t n = FIXED_FDS + h->n_lines, at = FIXED_FDS;
+    struct pollfd *fds = mp_calloc(n * sizeof *fds);
+    fds[0] = (struct pollfd){h->stopping ? -1 : h->conf->listen_fd, POLLIN, 0};
+    fds[1] = (struct pollfd){mp_box_fd(h->box), POLLIN, 0};
+    fds[2] = (struct pollfd){h->signal_fd, POLLIN, 0};
+    fds[3] = (struct pollfd){h->conf->parent_fd, POLLIN, 0};
+    for (struct mp_line *c = h->lines; c; c = c->next, at++) {
+        fds[at].fd = mp_wire_fd(c->wire);
+        fds[at].events = (short)(POLLIN | (mp_wire_queued(c->wire) > 0 ? POLLOUT : 0));
+    }
+    if (poll(fds, n, timeout_ms) > 0) {
+        struct signalfd_siginfo info;
+        char byte;
+        at = FIXED_FDS;
+        for (struct mp_line *c = h->lines; c; c = c->next, at++)
+            if (fds[at].revents & (POLLIN | POLLHUP | POLLERR))
+                read_line(h, c);
+        if (fds[1].revents)
+            take_letters(h);
+        if (fds[0].revents)
+            accept_all(h); /* last of the lines' business: it changes the list */
+        if (fds[2].revents && read(h->signal_fd, &info, sizeof info) == (ssize_t)sizeof info)
+            h->stopping = true;
+        if (fds[3].revents && read(h->conf->parent_fd, &byte, 1) == 0) {
+            mp_info("the supervisor is gone");
+            h->stopping = true;
+        }
+    }
+    mp_free(fds);
+}
+
+static void serve(struct mp_host *h)
+{
+    while (!h->stopping) {
+        poll_once(h, ticking(h) ? TICK_MS : -1);
+        uint64_t now = mp_clock_mono_ns();
+        mp_served_tick(h, now);
+        mp_ask_tick(h, now);
+        write_lines(h);
+    }
+}
+
+/* Every request hears that it is over; the rest is silence. */
+static void say_goodbye(struct mp_host *h)
+{
+    struct mp_err err = {0};
+    uint64_t until = mp_clock_mono_ns() + LAST_MS * UINT64_C(1000000);
+    mp_err_set(&err, MP_EUNAVAILABLE, "the engine is stopping");
+    mp_ask_end_all(h, &err);
+    for (bool left = true; left && mp_clock_mono_ns() < until;) {
+        write_lines(h);
+        left = false;
+        for (struct mp_line *c = h->lines; c; c = c->next)
+            left = left || mp_wire_queued(c->wire) > 0;
+        if (left)
+            poll_once(h, 10);
+    }
+}
+
+static void stop(struct mp_host *h)
+{
+    mp_jobs_stop(h->front);
+    mp_jobs_stop(h->loader);
+    /* Models on their way: what they hold of the device goes on its thread. */
+    for (struct mp_mail *m; h->box && (m = mp_box_take(h->box)) != NULL;) {
+        if (m->loaded && h->runner) {
+            m->kind = MP_MAIL_DRAIN;
+            mp_runner_put(h->runner, m);
+        } else {
+            mp_mail_free(m);
+        }
+    }
+    mp_runner_stop(h->runner);
+    while (h->lines)
+        close_line(h, h->lines);
+    mp_served_free_all(h);
+    mp_map_free(&h->requests);
+    mp_box_free(h->box);
+    if (h->signal_fd >= 0)
+        close(h->signal_fd);
+    close(h->conf->listen_fd);
+    if (h->conf->parent_fd >= 0)
+        close(h->conf->parent_fd);
+}
+
+int mp_engine_run(const struct mp_engine_conf *conf, struct mp_err *err)
+{
+    struct mp_host *h = mp_calloc(sizeof *h);
+    int rc = start(h, conf, err);
+    if (rc == 0) {
+        mp_info("serving device group '%s'", conf->group);
+        serve(h);
+        say_goodbye(h);
+        mp_info("stopping");
+    }
+    stop(h);
+    mp_free(h);
+    return rc;
+}
