@@ -127,7 +127,7 @@ SIMD __m256 vf_high(vf x)
 /* One register: what tiles are computed with. Lane 0 of it is at p. */
 typedef vf vr;
 typedef vi vri;
-enum { REGISTER = 16, PARTS = 1 }; /* lanes of it; registers to 16 lanes */
+enum { REGISTER = 16, PARTS = 1, MOST = 8 }; /* lanes of it; registers to 16 lanes; rows of a tile at a time */
 
 #define vr_set       vf_set
 #define vr_load      vf_load
@@ -234,7 +234,7 @@ SIMD __m256 vf_high(vf x)
 /* One register: what tiles are computed with. Lane 0 of it is at p. */
 typedef __m256 vr;
 typedef __m256i vri;
-enum { REGISTER = 8, PARTS = 2 }; /* lanes of it; registers to 16 lanes */
+enum { REGISTER = 8, PARTS = 2, MOST = 4 }; /* lanes of it; registers to 16 lanes; rows of a tile at a time */
 
 #define vr_set       _mm256_set1_ps
 #define vr_load      _mm256_loadu_ps
