@@ -11,7 +11,7 @@
 #include <string.h>
 #include <uv.h>
 
-enum { MAX_ENGINES = MP_POOL_MAX_PROVIDERS, TICK_MS = 500 };
+enum { MAX_ENGINES = MP_POOL_MAX_PROVIDERS, TICK_MS = 500, COUNTS_ID = INT32_MAX };
 
 /* Device groups of this build, and what it lacks. `fake` is the specs' device: it serves who names it. */
 static const char *const groups[] = {"cpu", "fake"};
@@ -78,7 +78,7 @@ static struct row *row_of(struct mp_models *ms, const struct mp_pool_model *m)
     return NULL;
 }
 
-/* Request ids on the control thread's link are row numbers + 1. */
+/* Request ids on the control thread's link are row numbers + 1, and COUNTS_ID. */
 static void send_declare(struct row *r, uint32_t i)
 {
     struct mp_err err = {0};
@@ -251,10 +251,13 @@ static void on_down(void *user, const struct mp_err *why)
 
 static const struct mp_link_events link_events = {on_up, on_message, on_down};
 
-/* Tries failed models again. */
+/* Tries failed models again, and asks how many requests run: an engine tells of changes of state by itself, not of counts. */
 static void on_tick(uv_timer_t *t)
 {
     struct mp_models *ms = mp_container_of(t, struct mp_models, tick);
+    struct mp_msg ask = {.type = MP_MSG_MODELS, .id = COUNTS_ID};
+    for (uint32_t i = 0; i < ms->n_engines; i++)
+        mp_link_send(ms->engines[i]->link, &ask, NULL); /* away: it has none */
     for (uint32_t i = 0; i < ms->n_rows; i++)
         keep_loaded(ms, i);
 }

@@ -40,8 +40,8 @@ local live = {}
 
 local build = os.getenv "MOONPOOL_BUILD" or "build/release"
 local sanitize = os.getenv "MOONPOOL_SANITIZE"
-local slow = sanitize and sanitize ~= "" and 4 or 1
-M.PATIENCE = 20 * slow -- seconds that anything may take
+M.slow = sanitize and sanitize ~= "" and 4 or 1 -- how much longer things may take
+M.PATIENCE = 20 * M.slow -- seconds that anything may take
 
 M.binary = (build:sub(1, 1) == "/" and build or os.getenv "PWD" .. "/" .. build) .. "/moonpool"
 
