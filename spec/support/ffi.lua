@@ -16,11 +16,13 @@ local function simplify(text)
   return text
 end
 
---- A header declares its includes too; each declaration must reach cdef once, so lines carry their file.
+--- A header declares its includes too; each declaration must reach cdef once, so lines carry their file. A file's own last
+--- line comes after those of all that it includes: in the order of last lines, leaves come before roots.
 local function declare(header)
   local pipe = assert(io.popen("cc -E -nostdinc -D_Atomic= -Ispec/support/stub -I. " .. header))
-  local file, chunks, order = nil, {}, {}
+  local file, chunks, order, last, n = nil, {}, {}, {}, 0
   for line in pipe:lines() do
+    n = n + 1
     local name = line:match '^# %d+ "([^"]*)"'
     if name then
       file = name:gsub("^%./", "") -- an include is found through -I.
@@ -30,12 +32,14 @@ local function declare(header)
       end
     elseif file and not file:match "^<" and not file:match "^spec/support/stub" then
       table.insert(chunks[file], line)
+      last[file] = line:match "%S" and n or last[file]
     end
   end
   pipe:close()
-  -- Included files come first in the text, but their "# 1" line follows the includer's: declare leaves before roots.
-  for i = #order, 1, -1 do
-    local name = order[i]
+  table.sort(order, function(a, b)
+    return (last[a] or 0) < (last[b] or 0)
+  end)
+  for _, name in ipairs(order) do
     if not done[name] and not name:match "^<" and not name:match "^spec/support/stub" then
       done[name] = true
       ffi.cdef(simplify(table.concat(chunks[name], "\n")))
