@@ -22,7 +22,7 @@ struct mp_stream { /* a userdata; what a script kept of it stays valid, but ende
     bool prepared, ended; /* ended: done, or err.code is set */
     struct mp_err err;
     double retry_after;
-    int self; /* reference to the userdata while model:chat_stream waits */
+    int self; /* reference to the userdata while someone waits: a yield leaves nothing of it on the coroutine's stack */
     enum { WAIT_NOTHING, WAIT_PREPARED, WAIT_DELTA, WAIT_RESULT } wait;
     const struct mp_formatter *formatter;
     struct mp_format_options format;
@@ -50,6 +50,12 @@ static struct mp_stream *stream_of(lua_State *L, const char *fn)
     return s;
 }
 
+static void let_go(lua_State *L, struct mp_stream *s)
+{
+    luaL_unref(L, LUA_REGISTRYINDEX, s->self); /* LUA_NOREF is fine */
+    s->self = LUA_NOREF;
+}
+
 static void end_with(struct mp_stream *s, int code, const char *message)
 {
     if (s->ended)
@@ -63,9 +69,7 @@ static void cancel_stream(struct mp_pending *p, enum mp_cancel reason)
     struct mp_stream *s = mp_container_of(p, struct mp_stream, pending);
     mp_call_free(mp_move(&s->call));
     s->wait = WAIT_NOTHING;
-    if (s->self != LUA_NOREF)
-        luaL_unref(p->run->script->L, LUA_REGISTRYINDEX, s->self);
-    s->self = LUA_NOREF;
+    let_go(p->run->script->L, s);
     if (reason == MP_CANCEL_CLOSED)
         end_with(s, MP_ECLOSED, "the client has left");
     else
@@ -85,6 +89,7 @@ static int push_delta(lua_State *L, void *ud)
     struct mp_stream *s = ud;
     size_t n = s->text.len - s->read;
     if (n == 0) {
+        let_go(L, s);
         lua_pushnil(L);
         return 1;
     }
@@ -94,6 +99,7 @@ static int push_delta(lua_State *L, void *ud)
     s->read += n;
     if (s->call)
         mp_call_consumed(s->call, n);
+    let_go(L, s);
     return 1;
 }
 
@@ -104,10 +110,11 @@ static int push_result(lua_State *L, void *ud)
     if (s->err.code) {
         lua_pushnil(L);
         mp_script_push_err(L, &s->err, 0, s->retry_after);
-        return 2;
+    } else {
+        model_push_result(L, s->text.data ? s->text.data : "", s->text.len, s->finish, &s->usage);
     }
-    model_push_result(L, s->text.data ? s->text.data : "", s->text.len, s->finish, &s->usage);
-    return 1;
+    let_go(L, s);
+    return s->err.code ? 2 : 1;
 }
 
 /* What model:chat_stream returns: the stream, or why there is none. */
@@ -120,8 +127,7 @@ static int push_stream(lua_State *L, void *ud)
     } else {
         lua_rawgeti(L, LUA_REGISTRYINDEX, s->self);
     }
-    luaL_unref(L, LUA_REGISTRYINDEX, s->self);
-    s->self = LUA_NOREF;
+    let_go(L, s);
     return s->err.code ? 2 : 1;
 }
 
@@ -308,7 +314,7 @@ static int generate(lua_State *L, const char *fn, bool chat)
     args.call.start.window = WINDOW;
     s->call = mp_call_new(run->worker->port, &args.call, &err);
     if (!s->call) {
-        luaL_unref(L, LUA_REGISTRYINDEX, s->self);
+        let_go(L, s);
         return mp_script_fail(L, &err);
     }
     s->ended = false;
@@ -347,6 +353,8 @@ static int next_delta(lua_State *L)
     if (s->text.len > s->read || s->ended)
         return push_delta(L, s);
     s->wait = WAIT_DELTA;
+    lua_pushvalue(L, lua_upvalueindex(1));
+    s->self = luaL_ref(L, LUA_REGISTRYINDEX);
     return mp_run_park(L, run, &s->pending);
 }
 
@@ -371,6 +379,8 @@ static int stream_result(lua_State *L)
         s->read = s->text.len;
     }
     s->wait = WAIT_RESULT;
+    lua_settop(L, 1);
+    s->self = luaL_ref(L, LUA_REGISTRYINDEX);
     return mp_run_park(L, run, &s->pending);
 }
 

@@ -140,9 +140,9 @@ local function by_link(link)
 end
 
 local function find_call(app, call)
-  for _, c in ipairs(app.calls) do
-    if c.ptr == call then
-      return c
+  for i = #app.calls, 1, -1 do -- an address is used again when its call is gone
+    if app.calls[i].ptr == call then
+      return app.calls[i]
     end
   end
 end

@@ -2,6 +2,8 @@
 --- core/script/run.c, watchdog.c: a script that loops, allocates or recurses without end costs its own request, never the next.
 local script = require "spec.support.script"
 
+-- With a collection at every chance the CPU's limit comes before the memory's: those cases are for the plain mode.
+local stress = os.getenv "MOONPOOL_VM_GC" == "stress"
 local tsan = os.getenv "MOONPOOL_SANITIZE" == "tsan"
 
 --- An app with a hostile endpoint for each name, and one that must go on answering.
@@ -87,6 +89,10 @@ local hungry = {
 }
 
 describe("a script that takes too much memory", function()
+  if stress then
+    pending "is stopped (not with a collection at every chance: the CPU's limit comes first)"
+    return
+  end
   for name, body in pairs(hungry) do
     it("is stopped: " .. name, function()
       local app = app_of({ [name] = body }, "mp.server { limits = { burst = 5, cpu = 20, run_memory = '2MiB' } }")
