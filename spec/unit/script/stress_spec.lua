@@ -12,6 +12,6 @@ describe("with a collection at every chance", function()
     ffi.C.unsetenv "MOONPOOL_VM_GC"
   end)
   for _, name in ipairs { "run", "model", "examples" } do
-    dofile("spec/unit/script/" .. name .. "_spec.lua")
+    setfenv(assert(loadfile("spec/unit/script/" .. name .. "_spec.lua")), getfenv(1))()
   end
 end)
