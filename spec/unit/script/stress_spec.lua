@@ -12,6 +12,6 @@ describe("with a collection at every chance", function()
     ffi.C.unsetenv "MOONPOOL_VM_GC"
   end)
   for _, name in ipairs { "run", "model", "examples" } do
-    setfenv(assert(loadfile("spec/unit/script/" .. name .. "_spec.lua")), getfenv(1))()
+    describe(name, setfenv(assert(loadfile("spec/unit/script/" .. name .. "_spec.lua")), getfenv(1)))
   end
 end)
