@@ -29,7 +29,8 @@ struct mp_calls {
     uint32_t n_slots, free;
     uint64_t count;
     uint32_t waiting; /* calls not sent */
-    uv_timer_t tick;  /* while some wait */
+    uint32_t patience_ms;
+    uv_timer_t tick; /* while some wait */
 };
 
 static struct slot *slot_of(struct mp_calls *c, const struct mp_call *call)
@@ -117,7 +118,7 @@ static void on_tick(uv_timer_t *t);
 
 static void wait_for_engine(struct mp_calls *c, struct slot *s)
 {
-    s->deadline_ns = mp_clock_mono_ns() + PATIENCE_MS * UINT64_C(1000000);
+    s->deadline_ns = mp_clock_mono_ns() + c->patience_ms * UINT64_C(1000000);
     uv_timer_start(&c->tick, on_tick, TICK_MS, TICK_MS);
 }
 
@@ -210,8 +211,8 @@ static void on_tick(uv_timer_t *t)
         struct mp_err err = {0};
         if (!s->call || s->sent || s->deadline_ns > now)
             continue;
-        mp_err_set(&err, MP_EUNAVAILABLE, "no engine for model '%s' came within %d seconds",
-                   mp_pool_model_name(mp_call_model(s->call)), PATIENCE_MS / 1000);
+        mp_err_set(&err, MP_EUNAVAILABLE, "no engine for model '%s' came within %g seconds",
+                   mp_pool_model_name(mp_call_model(s->call)), c->patience_ms / 1000.0);
         fail(c, s, &err, 5);
     }
     if (c->waiting == 0)
@@ -293,9 +294,15 @@ struct mp_calls *mp_calls_new(struct mp_evloop *loop, struct mp_engine *engine)
     struct mp_calls *c = mp_calloc(sizeof *c);
     c->engine = engine;
     c->free = NO_SLOT;
+    c->patience_ms = PATIENCE_MS;
     uv_timer_init(mp_evloop_uv(loop), &c->tick);
     c->link = mp_link_new(loop, mp_engine_path(engine), &link_events, c);
     return c;
+}
+
+void mp_calls_patience(struct mp_calls *c, uint32_t ms)
+{
+    c->patience_ms = ms;
 }
 
 static void on_tick_closed(uv_handle_t *h)

@@ -13,6 +13,8 @@ struct mp_calls;
 
 struct mp_calls *mp_calls_new(struct mp_evloop *loop, struct mp_engine *engine);
 void mp_calls_free(struct mp_calls *c); /* calls that still run fail first; NULL is fine */
+/* How long calls wait for an engine that is away: 30 s unless told otherwise. */
+void mp_calls_patience(struct mp_calls *c, uint32_t ms);
 /* The engine's models were declared to it (again): sends what waited. */
 void mp_calls_declared(struct mp_calls *c);
 
