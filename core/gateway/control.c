@@ -13,11 +13,13 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 #include <uv.h>
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_REFUSED = 2 };
+enum { SPARE_FDS = 128 }; /* for everything that is no connection */
 enum { CUT_MS = 2000 }; /* between the end of the drain time, when handlers are cancelled, and connections being cut */
 
 struct control {
@@ -284,9 +286,27 @@ static int get_engines(struct control *c, struct mp_err *err)
     return mp_models_declare(c->shared.models, config, err);
 }
 
+/* As many descriptors as the workers may have connections; fewer connections where the system does not give them. */
+static void fit_descriptors(struct control *c)
+{
+    struct rlimit r;
+    rlim_t want = (rlim_t)c->shared.limits.connections * c->n_workers + SPARE_FDS;
+    if (getrlimit(RLIMIT_NOFILE, &r) < 0 || r.rlim_cur >= want)
+        return;
+    r.rlim_cur = r.rlim_max < want ? r.rlim_max : want;
+    if (setrlimit(RLIMIT_NOFILE, &r) < 0)
+        getrlimit(RLIMIT_NOFILE, &r);
+    if (r.rlim_cur >= want)
+        return;
+    c->shared.limits.connections = r.rlim_cur > 2 * SPARE_FDS ? (r.rlim_cur - SPARE_FDS) / c->n_workers : SPARE_FDS / 2;
+    mp_warn("%ju open files are allowed: at most %ju connections per worker", (uintmax_t)r.rlim_cur,
+            (uintmax_t)c->shared.limits.connections);
+}
+
 static int start_workers(struct control *c, struct mp_err *err)
 {
     int rc = 0;
+    fit_descriptors(c);
     for (uint32_t i = 0; i < c->n_workers && rc == 0; i++) {
         struct mp_worker *w = &c->workers[i];
         w->gateway = &c->shared;

@@ -177,12 +177,8 @@ static void on_state(struct mp_engine *e, uint64_t id, const struct mp_msg_model
         if (s->state != MP_MODEL_COLD && s->state != MP_MODEL_DECLARED)
             r->asked = false;
         mp_pool_model_report(r->model, s, mp_link_engine(e->link));
-        if (before != (enum mp_model_state)s->state) {
-            if (s->state == MP_MODEL_FAILED)
-                mp_error("model '%s': %.*s", name, (int)s->reason.n, s->reason.p ? s->reason.p : "");
-            else
-                mp_info("model '%s' is %s on %s", name, mp_model_state_name(s->state), e->group);
-        }
+        if (before != (enum mp_model_state)s->state) /* at debug: the engine's own log says it */
+            mp_debug("model '%s' is %s on %s", name, mp_model_state_name(s->state), e->group);
         keep_loaded(ms, i);
         ms->events->changed(ms->user, r->model);
         return;
@@ -212,7 +208,7 @@ static void on_up(void *user)
 {
     struct mp_engine *e = user;
     struct mp_models *ms = e->models;
-    mp_info("engine %s answers, pid %u", e->group, mp_link_engine(e->link));
+    mp_debug("engine %s answers, pid %u", e->group, mp_link_engine(e->link));
     for (uint32_t i = 0; i < ms->n_rows; i++)
         if (ms->rows[i].engine == e)
             send_declare(&ms->rows[i], i);

@@ -184,3 +184,56 @@ describe("serve", function()
   end)
 end)
 
+
+describe("serve, with a model", function()
+  after_each(server.cleanup)
+  if not server.weights() then
+    pending "the default model is not there: ./dev fetch, or MOONPOOL_MODELS"
+    return
+  end
+
+  it("loads what min_replicas wants before it is ready, on the CPU, and answers", function()
+    local s = server.boot { model = { min_replicas = 1 } }
+    assert.matches("\n  models     smol: cpu: [^\n]*, warm, %d+ MiB\n", s:log())
+    assert.equal("moonpool: engine cpu", server.title(s:pids()["engine cpu"]))
+    local r = s:chat { content = "What is the capital of France?", max_tokens = 12, temperature = 0 }
+    assert.equal(200, r.status)
+    assert.matches("Paris", r:json().text)
+    assert.equal("stop", r:json().finish_reason)
+  end)
+
+  it("is ready with its models cold, and loads one for the first request", function()
+    local s = server.boot { model = { min_replicas = 0 }, fake = { delay_ms = 1 } }
+    assert.matches("\n  models     smol: fake, cold\n", s:log())
+    assert.equal(200, s:request({ path = "/readyz" }).status)
+    assert.equal(0, s:model().loads)
+    local r = s:chat { content = "Hello", max_tokens = 3 }
+    assert.same({ 200, 3 }, { r.status, r:json().usage.completion_tokens })
+    s:until_state { loads = 1, state = "warm" }
+  end)
+
+  it("says which weights it cannot use, and exits with 2", function()
+    local dir = server.folder { model = { min_replicas = 1, source = "broken.gguf" }, fake = true, files = { ["broken.gguf"] = "GGUF, or so it says" } }
+    local code, text = server.run { "serve", "--state", dir .. "/s", "--runtime", dir .. "/r", dir .. "/conf/moonpool.lua" }
+    local left = io.popen("ls " .. dir .. "/r"):read "*a"
+    os.execute("rm -rf " .. dir)
+    assert.equal(2, code)
+    assert.matches("cannot serve: model 'smol' was to be loaded at start %(min_replicas%) and failed: [^\n]*broken%.gguf", text)
+    assert.equal("", left)
+  end)
+
+  it("serves on when a model that may be cold has broken weights: its requests say so", function()
+    local s = server.boot { models = { bad = { source = "broken.gguf" }, good = { min_replicas = 1 } }, fake = { delay_ms = 1 },
+      files = { ["broken.gguf"] = "GGUF, or so it says" }, allow = { "request %x+:" } }
+    local r = s:chat { model = "bad", content = "Hello" }
+    assert.is_true(r.status >= 400)
+    assert.matches("broken%.gguf", r:json().error.message)
+    assert.equal(200, s:chat({ model = "good", content = "Hello", max_tokens = 2 }).status)
+  end)
+
+  it("says which device is not here", function()
+    local code, text = refused { model = { devices = { "cuda" }, min_replicas = 1 } }
+    assert.equal(2, code)
+    assert.matches('mp%.model "smol": none of its devices %(cuda%) is here; this server has: cpu', text)
+  end)
+end)
