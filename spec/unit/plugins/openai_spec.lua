@@ -196,8 +196,9 @@ describe("the openai plugin", function()
     it("have OpenAI's shape", function()
       local r = chat { model = "nope" }
       assert.equal(404, r.status)
-      assert.same({ error = { message = 'the model "nope" does not exist', type = "invalid_request_error", param = json.null, code = "model_not_found" } },
-        r:json())
+      assert.same({
+        message = 'the model "nope" does not exist', type = "invalid_request_error", param = json.null, code = "model_not_found",
+      }, r:json().error)
     end)
 
     it("of models keep their status", function()
@@ -205,7 +206,8 @@ describe("the openai plugin", function()
       app.calls[1]:failed("queue_full", "the queue is full", 2.5)
       assert.equal(429, r.status)
       assert.equal("3", r.headers["retry-after"])
-      assert.same({ error = { message = "the queue is full", type = "rate_limit_error", param = json.null, code = "queue_full" } }, r:json())
+      assert.same({
+        error = { message = "the queue is full", type = "rate_limit_error", param = json.null, code = "queue_full" } }, r:json())
       r = chat { stream = true }
       app.calls[2]:failed("context_length_exceeded", "too long")
       assert.equal(400, r.status)
@@ -245,20 +247,28 @@ describe("the openai plugin", function()
       { "messages", "hi", "'messages' must be a list, not \"hi\"" },
       { "messages", json.array {}, "'messages' must be a list with at least one item" },
       { "messages", { 3 }, "'messages[0]' must be an object, not 3", "messages[0]" },
-      { "messages", { { content = "x" } }, "'messages[0].role' must be system, developer, user or assistant, not null", "messages[0].role" },
-      { "messages", { { role = "king", content = "x" } }, "'messages[0].role' must be system, developer, user or assistant, not \"king\"", "messages[0].role" },
+      { "messages", { { content = "x" } },
+        "'messages[0].role' must be system, developer, user or assistant, not null", "messages[0].role" },
+      { "messages", { { role = "king", content = "x" } },
+        "'messages[0].role' must be system, developer, user or assistant, not \"king\"", "messages[0].role" },
       { "messages", { { role = "tool", content = "x" } }, "'messages[0].role' \"tool\" is not yet built", "messages[0].role" },
       { "messages", { { role = "user" } }, "'messages[0].content' must be a string or a list of parts, not null", "messages[0].content" },
-      { "messages", { { role = "user", content = 3 } }, "'messages[0].content' must be a string or a list of parts, not 3", "messages[0].content" },
-      { "messages", { { role = "user", content = { "x" } } }, "'messages[0].content[0]' must be an object with a type", "messages[0].content[0]" },
-      { "messages", { { role = "user", content = { { type = "image_url" } } } }, "'messages[0].content[0]' of type \"image_url\" is not yet built", "messages[0].content[0].type" },
-      { "messages", { { role = "user", content = { { type = "text" } } } }, "'messages[0].content[0].text' must be a string", "messages[0].content[0].text" },
-      { "messages", { { role = "assistant", content = "x", tool_calls = { {} } } }, "'messages[0].tool_calls' is not yet built: leave it out", "messages[0].tool_calls" },
+      { "messages", { { role = "user", content = 3 } },
+        "'messages[0].content' must be a string or a list of parts, not 3", "messages[0].content" },
+      { "messages", { { role = "user", content = { "x" } } },
+        "'messages[0].content[0]' must be an object with a type", "messages[0].content[0]" },
+      { "messages", { { role = "user", content = { { type = "image_url" } } } },
+        "'messages[0].content[0]' of type \"image_url\" is not yet built", "messages[0].content[0].type" },
+      { "messages", { { role = "user", content = { { type = "text" } } } },
+        "'messages[0].content[0].text' must be a string", "messages[0].content[0].text" },
+      { "messages", { { role = "assistant", content = "x", tool_calls = { {} } } },
+        "'messages[0].tool_calls' is not yet built: leave it out", "messages[0].tool_calls" },
       { "stream", "yes", "'stream' must be true or false, not \"yes\"" },
       { "stream_options", { include_usage = true }, "'stream_options' is only allowed with 'stream': true" },
       { "stream_options", 1, "'stream_options' must be an object, not 1" },
       { "stream_options", { include = true }, "unknown field 'stream_options.include'", "stream_options.include" },
-      { "stream_options", { include_usage = 1 }, "'stream_options.include_usage' must be true or false, not 1", "stream_options.include_usage" },
+      { "stream_options", { include_usage = 1 },
+        "'stream_options.include_usage' must be true or false, not 1", "stream_options.include_usage" },
       { "max_tokens", 0, "'max_tokens' must be between 1 and 1048576, not 0" },
       { "max_tokens", 1.5, "'max_tokens' must be an integer, not 1.5" },
       { "max_tokens", "5", "'max_tokens' must be an integer, not \"5\"" },
