@@ -32,6 +32,7 @@ ffi.cdef [[
   char *mkdtemp(char *template);
   int poll(struct spec_pollfd *fds, unsigned long n, int ms);
 ]]
+ffi.C.unsetenv "LD_PRELOAD" -- a sanitizer's runtime is for this process; libtsan kills the shells that it starts
 
 local M = {}
 local Server = {}
