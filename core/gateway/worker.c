@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 
 static int set_up(struct mp_worker *w)
 {
@@ -85,6 +86,8 @@ static void on_drain(void *arg)
 {
     struct mp_worker *w = arg;
     mp_server_stop(w->server, on_gone, w);
+    for (uint32_t i = 0; i < w->n_listen; i++)
+        shutdown(w->listen[i], SHUT_RDWR); /* for all who hold it: connections are refused now, not left waiting */
 }
 
 void mp_worker_drain(struct mp_worker *w, void (*gone)(void *user), void *user)

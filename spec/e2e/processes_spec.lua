@@ -67,6 +67,18 @@ describe("a gateway that is killed", function()
     assert.equal(1, ready)
   end)
 
+  it("leaves nothing running in the engine: its requests are cancelled", function()
+    local s = boot { allow = { "supervisor: gateway ended" } }
+    local c = s:story(LONG)
+    s:until_state { running = 1 }
+    local pid = s:pids().gateway
+    server.kill(pid, 9)
+    s:until_role("gateway", pid)
+    c:close()
+    s:until_line "back with generation"
+    s:until_state { running = 0, state = "warm" }
+  end)
+
   it("comes back again and again once it was ready", function()
     local s = boot { allow = { "supervisor: gateway ended" } }
     local pid = s:pids().gateway

@@ -32,7 +32,10 @@ describe("SIGTERM", function()
       local c, r = s:story { content = "Hello", max_tokens = 60 }
       s:signal(sig[1])
       s:until_line "gateway: stopping: no new requests, running ones get 30 s"
-      assert.is_false(pcall(s.request, s, { path = "/healthz", timeout = 2 }))
+      server.until_true("connections are not refused", function()
+        local ok, why = pcall(s.request, s, { path = "/healthz", timeout = 2 })
+        return not ok and tostring(why):match "[Rr]efused"
+      end)
       local n, last = texts_and_last(r)
       assert.is_true(n > 0)
       assert.equal("length", last.finish_reason)
