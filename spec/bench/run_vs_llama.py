@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL = Path(os.environ.get("MOONPOOL_MODELS", ROOT / "models")) / "smollm2-135m-instruct.gguf"
 MOONPOOL = Path(os.environ.get("MOONPOOL_BUILD", ROOT / "build/release")) / "moonpool"
 NEW = 128
-TEXT = ("Here is the beginning of a story. Go on telling it.\n\n" + " ".join(
+TEXT = ("Continue this ship's log in the same style for the next twelve days.\n\n" + " ".join(
     f"On day {day} the ship passed an island with {day * 3} trees, and the crew counted {day * 7} birds above the mast."
     for day in range(1, 13)))
 PROMPT = ("<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
@@ -70,13 +70,14 @@ class Moonpool:
 
     def __init__(self, threads):
         self.command = [MOONPOOL, "run", MODEL, TEXT, "--temperature", "0", "--max-tokens", str(NEW), "--threads", str(threads)]
-        self.numerics = "plain: f32 activations and KV"
+        self.numerics = ""
 
     def run(self):
         done = subprocess.run(self.command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             sys.exit(f"{self.name} failed:\n{done.stderr}")
-        found = re.search(r"prompt (\d+) tokens, ([\d.]+) tokens/s; decoded (\d+) tokens, ([\d.]+) tokens/s", done.stderr)
+        found = re.search(r"prompt: (\d+) tokens, ([\d.]+) tokens/s; answer: (\d+) tokens \(\w+\), ([\d.]+) tokens/s; (.*)", done.stderr)
+        self.numerics = found[5]
         return {"prompt": int(found[1]), "new": int(found[3]), "prefill": float(found[2]), "decode": float(found[4]), "text": done.stdout}
 
 
