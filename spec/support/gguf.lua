@@ -62,6 +62,12 @@ function gguf:kv(key, type, value, elem)
   return self
 end
 
+--- A whole entry, key included, as bytes.
+function gguf:raw_kv(bytes)
+  table.insert(self.kvs, { raw = bytes })
+  return self
+end
+
 --- Removes a key again.
 function gguf:without(key)
   for i = #self.kvs, 1, -1 do
@@ -72,7 +78,7 @@ function gguf:without(key)
   return self
 end
 
---- storage: a name of gguf.storage. Overrides in `as`: type, offset, n_dims, ne (numbers as they shall stand in the file).
+--- storage: a name of gguf.storage. `as` overrides what stands in the file: type, offset, n_dims, ne, name (bytes, length included).
 function gguf:tensor(name, ne, storage, data, as)
   local t = assert(gguf.storage[storage], storage)
   local rows = 1
@@ -86,18 +92,18 @@ end
 
 function gguf:bytes()
   local out = {
-    "GGUF", gguf.value("u32", self.version), gguf.value("u64", self.n_tensors or #self.tensors), gguf.value("u64", self.n_kv or #self.kvs),
+    self.magic or "GGUF", gguf.value("u32", self.version), gguf.value("u64", self.n_tensors or #self.tensors),
+    gguf.value("u64", self.n_kv or #self.kvs),
   }
   local function put(type, v)
     out[#out + 1] = gguf.value(type, v)
   end
   for _, kv in ipairs(self.kvs) do
-    put("str", kv.key)
-    put("raw", kv.bytes)
+    put("raw", kv.raw or gguf.value("str", kv.key) .. kv.bytes)
   end
   local offset, data = 0, {}
   for _, t in ipairs(self.tensors) do
-    put("str", t.name)
+    put("raw", t.as.name or gguf.value("str", t.name))
     put("u32", t.as.n_dims or #t.ne)
     for _, n in ipairs(t.as.ne or t.ne) do
       put("u64", n)
@@ -162,6 +168,47 @@ function gguf:vocabulary(options)
   self:kv("tokenizer.ggml.token_type", "arr", types, "i32")
   self:kv("tokenizer.ggml.merges", "arr", options.merges or {}, "str")
   return self
+end
+
+--- A whole llama model, as small as they come: options for the vocabulary, and layers, width, heads, kv_heads, ff, storage.
+--- Weights come from a fixed sequence: small, and never all alike.
+function gguf.llama(options)
+  local defaults = { layers = 1, width = 32, heads = 2, kv_heads = 1, ff = 64, storage = "F32", context = 64 }
+  local o = setmetatable(options or {}, { __index = defaults })
+  local g = gguf.new(o)
+  g:kv("general.architecture", "str", "llama"):kv("general.name", "str", "tiny"):kv("llama.context_length", "u32", o.context)
+  g:kv("llama.embedding_length", "u32", o.width):kv("llama.block_count", "u32", o.layers):kv("llama.feed_forward_length", "u32", o.ff)
+  g:kv("llama.attention.head_count", "u32", o.heads):kv("llama.attention.head_count_kv", "u32", o.kv_heads)
+  g:kv("llama.attention.layer_norm_rms_epsilon", "f32", 1e-5):kv("llama.rope.freq_base", "f32", 10000)
+  g:vocabulary { pre = o.pre, merges = o.merges or { "a b", "ab c", "Ġ a" }, control = o.control or { "<s>", "</s>" }, user = o.user }
+  local vocab = 256 + #(o.merges or { 1, 2, 3 }) + #(o.control or { 1, 2 }) + #(o.user or {})
+  g:kv("llama.vocab_size", "u32", vocab):kv("tokenizer.ggml.eos_token_id", "u32", vocab - 1)
+  local state = 1
+  local function floats(n, around)
+    local v = ffi.new("float[?]", n)
+    for i = 0, n - 1 do
+      state = (state * 1103515245 + 12345) % 2 ^ 31
+      v[i] = around + (state / 2 ^ 31 - 0.5) / 4
+    end
+    return ffi.string(v, 4 * n)
+  end
+  local function add(name, ne)
+    local data = (#ne == 1 or o.storage == "F32") and floats(ne[1] * (ne[2] or 1), #ne == 1 and 1 or 0) or nil
+    g:tensor(name, ne, #ne == 1 and "F32" or o.storage, data)
+  end
+  local kv_width = o.width / o.heads * o.kv_heads
+  add("token_embd.weight", { o.width, vocab })
+  for i = 0, o.layers - 1 do
+    for _, t in ipairs {
+      { "attn_norm", o.width }, { "attn_q", o.width, o.width }, { "attn_k", o.width, kv_width }, { "attn_v", o.width, kv_width },
+      { "attn_output", o.width, o.width }, { "ffn_norm", o.width }, { "ffn_gate", o.width, o.ff }, { "ffn_up", o.width, o.ff },
+      { "ffn_down", o.ff, o.width },
+    } do
+      add(("blk.%d.%s.weight"):format(i, t[1]), { t[2], t[3] })
+    end
+  end
+  add("output_norm.weight", { o.width })
+  return g
 end
 
 return gguf
