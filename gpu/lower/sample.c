@@ -2,8 +2,8 @@
  *
  * What may depend on the order of a sum is summed in integers: probabilities as multiples of 2^-30 of the highest. What
  * survives top-k and top-p is described by a cut in the order "larger value first, lower id first among equals", found by
- * a radix histogram (three passes over the row) rather than by sorting. Cost for 49,152 tokens: about 0.1 ms greedy, 0.5 ms
- * with every filter on. */
+ * a radix histogram (three passes over the row) rather than by sorting. Cost for 49,152 tokens, one Zen 3 core: 0.18 ms greedy,
+ * 0.85 ms by temperature alone, 0.67 ms with every filter on. */
 #include "gpu/lower/sample.h"
 
 #include "core/base/mem.h"
@@ -13,6 +13,7 @@
 #include <string.h>
 
 enum { LANES = 16, WEIGHT_ONE = 1 << 30 };
+static const float NOISE_MOST = 22.5f; /* -log of the smallest -log(1 - v): log 2^32 = 22.18 */
 
 /* --- slots -------------------------------------------------------------------------------------------------------- */
 
@@ -118,15 +119,22 @@ void mp_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]
     out[3] = c3;
 }
 
-/* Gumbel noise -log(-log(1 - v)) of 32 random bits, v = (bits/2 + 0.5) / 2^31. Small v, which make large noise, keep their
- * full precision: -log(1 - v) as log1p (Kahan's way). */
-static float gumbel(uint32_t bits)
+/* Gumbel noise of the ids at .. at+15: -log(-log(1 - v)) of 32 random bits each, v = (bits/2 + 0.5) / 2^31. Small v, which
+ * make large noise, keep their full precision: -log(1 - v) as log1p, Kahan's way. At most NOISE_MOST. */
+static void gumbel16(uint32_t at, const struct mp_pick *p, float noise[LANES])
 {
-    float v = ((float)(int32_t)(bits >> 1) + 0.5f) * 0x1p-31f;
-    v = v < 0x1.fffffep-1f ? v : 0x1.fffffep-1f;
-    float u = 1.0f - v, gone = 1.0f - u; /* what the subtraction kept of v */
-    float e = gone > 0 ? -mp_logf(u) * (v / gone) : v;
-    return -mp_logf(e);
+    const uint32_t key[2] = {(uint32_t)p->seed, (uint32_t)(p->seed >> 32)};
+    uint32_t bits[LANES];
+    for (uint32_t q = 0; q < LANES / 4; q++)
+        mp_philox((const uint32_t[4]){at / 4 + q, p->index, 0, 0}, key, bits + 4 * q);
+    for (uint32_t l = 0; l < LANES; l++) {
+        float v = ((float)(int32_t)(bits[l] >> 1) + 0.5f) * 0x1p-31f;
+        v = v < 0x1.fffffep-1f ? v : 0x1.fffffep-1f;
+        float u = 1.0f - v, gone = 1.0f - u; /* what the subtraction kept of v */
+        float part = v / (gone > 0 ? gone : 1.0f);
+        float e = gone > 0 ? -mp_logf(u) * part : v;
+        noise[l] = -mp_logf(e);
+    }
 }
 
 /* --- one row ------------------------------------------------------------------------------------------------------ */
@@ -291,19 +299,19 @@ static int32_t draw(const float *z, uint32_t *w, uint32_t n, const struct mp_pic
     if (p->min_p > 0)
         c.least = (uint32_t)ceil((double)p->min_p * WEIGHT_ONE);
 
-    const uint32_t key[2] = {(uint32_t)p->seed, (uint32_t)(p->seed >> 32)};
     int32_t best = -1;
     float best_z = -INFINITY;
-    for (uint32_t at = 0; at < n; at += 4) {
-        uint32_t end = n - at < 4 ? n : at + 4, bits[4];
-        bool any = false;
+    for (uint32_t at = 0; at < n; at += LANES) {
+        uint32_t end = n - at < LANES ? n : at + LANES;
+        float noise[LANES];
+        bool drawn = false;
         for (uint32_t i = at; i < end; i++) {
-            if (z[i] == -INFINITY || !kept(&c, key_of(z[i]), i) || (weighs && w[i] < c.least))
+            if (!(z[i] + NOISE_MOST > best_z) || !kept(&c, key_of(z[i]), i) || (weighs && w[i] < c.least))
                 continue;
-            if (!any)
-                mp_philox((const uint32_t[4]){at / 4, p->index, 0, 0}, key, bits);
-            any = true;
-            float v = z[i] + gumbel(bits[i - at]);
+            if (!drawn)
+                gumbel16(at, p, noise);
+            drawn = true;
+            float v = z[i] + noise[i - at];
             if (v > best_z) {
                 best_z = v;
                 best = (int32_t)i;
