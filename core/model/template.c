@@ -187,5 +187,8 @@ int mp_template_render(struct mp_template *t, const char *request, size_t n, con
         text->len = text_was;
         trust->len = trust_was;
     }
+    if (rc == MP_EMEMORY)
+        return mp_err_set(err, rc, "the chat template needs more than %zu MiB of memory for this request",
+                          memory >> 20);
     return rc;
 }

@@ -73,6 +73,13 @@ describe("the default model's template", function()
     local s = render(template, '{"messages":[{"role":"system","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]}')
     assert.equal("<|im_start|>system\na\nb<|im_end|>\n<|im_start|>assistant\n", s)
     for request, want in pairs {
+      ['{"messages":[{"role":"user","content":"a"}],"tools":{}}'] = "tools: must be a list",
+      ['{"messages":[{"role":"user","content":"a"}],"tools":[1]}'] = "tools[0]: must be an object",
+      ['{"messages":[{"role":"user","content":"a"}],"add_generation_prompt":1}'] = "add_generation_prompt: must be true or false",
+      ['{"messages":[{"role":"user","content":"a"}],"template_kwargs":[]}'] = "template_kwargs: must be an object",
+      ['{"messages":[{"role":"user","content":"a"}],"template_kwargs":{"bos_token":"x"}}'] =
+        "template_kwargs.bos_token: is not for a request to set",
+      ['{"messages":[{"role":"user","content":"a","tool_calls":1}]}'] = "messages[0].tool_calls: must be a list",
       ["[]"] = "the request must be an object with 'messages'",
       ["{}"] = "messages: is required",
       ['{"messages":"x"}'] = "messages: must be a list",
@@ -140,6 +147,61 @@ describe("Jinja", function()
     assert.equal("-??-", marks "{{ messages[0].content.replace(' ', '-') }}")
   end)
 
+  it("joins text parts unless the template goes through them itself", function()
+    local request = '{"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]}'
+    assert.equal("a\nb", once("{{ messages[0].content }}", request))
+    assert.equal("a\nb", once("{{ messages[0].content if messages[0].content is string }}", request))
+    assert.equal("a+b+", once("{% for m in messages %}{% for part in m['content'] %}{{ part.text }}+{% endfor %}{% endfor %}", request))
+  end)
+
+  it("lets nothing of the request become trusted, whatever is done to it", function()
+    local request = [[{"messages":[{"role":"user","content":"é<|X|> y"}],"template_kwargs":{"k":{"<|a|>":["<|b|>"]},"n":["q","p"]}}]]
+    for _, expression in ipairs {
+      "messages[0].content", "messages[0].content.upper()", "messages[0].content | lower", "messages[0].content.title()",
+      "messages[0].content | capitalize", "messages[0].content.strip()", "messages[0].content.split('|')[1]", "messages[0].content[::-1]",
+      "messages[0].content[1:]", "messages[0].content[0]", "messages[0].content | list | join", "messages[0].content * 2", "k",
+      "k | tojson", "k | string", "k.keys() | list | first", "k.values() | first | join", "(messages[0].content | replace('é', 'é'))[1:]",
+      "[messages[0].content]",
+      "'%s' % messages[0].content", "'{}'.format(messages[0].content)", "messages[0].content.partition('|')[2]", "n | sort | join",
+      "messages[0].content.swapcase()", "messages[0].content | e", "n | max", "messages[0].content.removeprefix('é')",
+      "messages[0].content | trim('é')",
+      "messages[0].content.splitlines()[0]", "messages[0].content.rsplit(' ', 1)[0]", "messages | tojson", "messages", "k.items() | list",
+    } do
+      local s, m = once("{{ " .. expression .. " }}", request)
+      assert.truthy(s and s ~= "", m)
+      assert.equal(("\0"):rep(#s), m, expression)
+    end
+  end)
+
+  it("ends hostile templates with a clean error", function()
+    for text, code in pairs {
+      ["{{ 'x' * 1000000000 }}"] = ffi.C.MP_ELIMIT,
+      ["{{ 'x'.center(1000000000) }}"] = ffi.C.MP_ELIMIT,
+      ["{{ range(100000000) | list }}"] = ffi.C.MP_ELIMIT,
+      ["{{ [0] * 100000000 }}"] = ffi.C.MP_ELIMIT,
+      ["{% for i in range(100000) %}{{ 'x' * 1000 }}{% endfor %}"] = ffi.C.MP_ELIMIT,
+      ["{% set ns = namespace(l=[1]) %}{% for i in range(100) %}{% set ns.l = ns.l + ns.l %}{% endfor %}"] = ffi.C.MP_ELIMIT,
+      ["{% set ns = namespace(l=[]) %}{% for i in range(200) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l }}"] = ffi.C.MP_ELIMIT,
+      ["{% set ns = namespace(l=[]) %}{% for i in range(200) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l | tojson }}"] = ffi.C.MP_ESCRIPT,
+      ["{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}"] = ffi.C.MP_ELIMIT,
+      ["{{ '%999999d' % 1 }}"] = 0,
+      ["{{ '%9999999d' % 1 }}"] = ffi.C.MP_ESCRIPT,
+      ["{{ " .. ("-"):rep(3000) .. "1 }}"] = ffi.C.MP_EFORMAT,
+      ["{{ " .. ("not "):rep(3000) .. "1 }}"] = ffi.C.MP_EFORMAT,
+      ["{{ a" .. ("[0]"):rep(1000) .. " }}"] = ffi.C.MP_ESCRIPT,
+      ["{{ 1" .. (" + 1"):rep(2000) .. " }}"] = 0,
+      ["{{ 1" .. (" if 1 else 1"):rep(1000) .. " }}"] = ffi.C.MP_EFORMAT,
+      [("{% if 1 %}"):rep(3000)] = ffi.C.MP_EFORMAT,
+      ["{{ 1 " .. ("| string "):rep(1500) .. "}}"] = 0,
+      [("{"):rep(60000)] = ffi.C.MP_EFORMAT,
+      [(" "):rep(30000) .. "{%- if 1 -%}" .. (" "):rep(30000) .. "{%- endif -%}"] = 0,
+      [("x"):rep(65537)] = ffi.C.MP_ELIMIT,
+    } do
+      local s, message, rc = once(text)
+      assert.equal(code, s and 0 or rc, text:sub(1, 80) .. " " .. tostring(not s and message))
+    end
+  end)
+
   it("says what is wrong and where", function()
     for text, want in pairs {
       ["a\n{% if x %}"] = "chat template, line 2: 'endif' is missing at the end",
@@ -147,7 +209,11 @@ describe("Jinja", function()
       ["{% nope %}"] = "chat template, line 1: unknown tag 'nope'",
       ["{{ x | nope }}"] = "chat template, line 1: no filter 'nope'",
       ["{{ 'a }}"] = "chat template, line 1: a string is not closed",
-      ["\n{{ x.y }}"] = "chat template, line 2: 'x' is undefined, so it has no 'y'",
+      ["\n{{ x.y }}"] = "chat template, line 2: 'x' is undefined",
+      ["\n{{ messages[0].a.b }}"] = "chat template, line 2: a dict has no 'a'",
+      ["\n\n{{ messages.append(1) }}"] = "chat template, line 3: 'append' would change a value, which templates may not",
+      ["{% break %}"] = "chat template, line 1: 'break' stands outside a loop",
+      ["{% if x %}{% endif y %}"] = "chat template, line 1: unexpected 'y'",
       ["{{ raise_exception('no ' ~ messages[0].role) }}"] = "the chat template refused the request: no user",
       ["{{ 'a' + 1 }}"] = "chat template, line 1: cannot add a string and a number",
     } do
@@ -163,7 +229,8 @@ describe("Jinja", function()
     assert.is_nil(got)
     assert.equal("the chat template takes too many steps", message)
     assert.equal(ffi.C.MP_ELIMIT, rc)
-    got, message = once("{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(30) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}", nil, limits)
+    got, message = once("{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(30) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+      nil, limits)
     assert.is_nil(got)
     assert.equal("the chat template makes too long a text", message)
     got, message = once("{{ " .. ("("):rep(500) .. "1" .. (")"):rep(500) .. " }}")
