@@ -374,7 +374,7 @@ static void child_ended(struct supervisor *s, struct child *c, int status)
     describe(status, how);
     c->pid = 0;
     if (s->stopping) {
-        if (status != 0) {
+        if (status != 0 && !(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM)) { /* that came before it was set up */
             mp_warn("%s ended while stopping: %s", c->name, how);
             if (s->exit_code == MP_EXIT_OK)
                 s->exit_code = MP_EXIT_FAILED;
