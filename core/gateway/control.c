@@ -146,7 +146,7 @@ static void on_signal(uv_poll_t *h, int status, int events)
     (void)status;
     (void)events;
     while (read(c->signal_fd, &info, sizeof info) == (ssize_t)sizeof info) {
-        if (c->stopping || !c->ready) { /* a second one; or nobody was promised anything yet */
+        if (c->stopping || !(c->ready || c->o->restore)) { /* a second one; or nobody was promised anything yet */
             stop_at_once(c, EXIT_OK);
             return;
         }
