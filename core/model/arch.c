@@ -123,6 +123,24 @@ static int file_floats(lua_State *L)
     return 1;
 }
 
+static int file_count(lua_State *L)
+{
+    const struct mp_gguf_kv *kv = mp_gguf_find(file_of(L), luaL_checkstring(L, 1));
+    if (!kv || kv->type != MP_GGUF_ARR)
+        return 0;
+    lua_pushnumber(L, (double)kv->count);
+    return 1;
+}
+
+static int file_name(lua_State *L)
+{
+    double i = luaL_checknumber(L, 1);
+    if (!(i >= 0 && i < mp_gguf_n_tensors(file_of(L))))
+        return 0;
+    lua_pushstring(L, mp_gguf_tensor(file_of(L), (uint32_t)i)->name);
+    return 1;
+}
+
 /* ---- from the Lua table to the plan; `what` names the place in errors ---- */
 
 static double number(lua_State *L, const char *key, double min, double max, double absent)
@@ -265,8 +283,8 @@ static void take_node(lua_State *L, struct mp_plan *p)
 static int build(lua_State *L)
 {
     static const struct luaL_Reg getters[] = {
-        {"u32", file_u32},       {"f32", file_f32},       {"str", file_str},
-        {"tensor", file_tensor}, {"floats", file_floats}, {0, 0},
+        {"u32", file_u32},       {"f32", file_f32},     {"str", file_str},   {"tensor", file_tensor},
+        {"floats", file_floats}, {"count", file_count}, {"name", file_name}, {0, 0},
     };
     struct job *job = lua_touserdata(L, 1);
     lua_getglobal(L, "require");

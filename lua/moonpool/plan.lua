@@ -10,6 +10,8 @@ local architectures = { "llama" } -- lua/moonpool/arch/NAME.lua; sorted
 ---@field str fun(key: string): string|nil
 ---@field tensor fun(name: string): integer|nil, integer|nil   columns, rows (1 for vectors); nil: not there
 ---@field floats fun(name: string, n: integer): number[]       the n values of an F32 vector
+---@field count fun(key: string): integer|nil                  elements of an array
+---@field name fun(i: integer): string|nil                     of tensor i, from 0; nil behind the last
 
 local function fail(code, ...)
   error({ code = code, message = string.format(...) }, 0)
@@ -60,6 +62,13 @@ function Metadata:str(key, default)
   return self.file.str(self.prefix .. key) or default
 end
 
+--- Elements of an array of the file, nil when it has none: `md:count "tokenizer.ggml.tokens"`.
+---@param key string   whole
+---@return integer|nil
+function Metadata:count(key)
+  return self.file.count(key)
+end
+
 --- Refuses the file: what it asks for is not built.
 function Metadata.unsupported(_, ...)
   fail("unsupported", ...)
@@ -75,6 +84,13 @@ end
 function Metadata:tensor(name)
   return self.file.tensor(name)
 end
+
+---@class moonpool.Architecture
+---@field name string
+---@field match string[]     values of general.architecture
+---@field ignore string[]?   patterns of tensors that files carry and the plan has no need of
+---@field hparams fun(md: moonpool.Metadata): table
+---@field build fun(g: moonpool.Plan, hp: table)
 
 ---@class moonpool.Plan
 local Plan = {}
@@ -136,12 +152,15 @@ function Plan:weight(name)
   return self:maybe(name) or fail("bad_format", "the tensor '%s.weight' is missing", name)
 end
 
---- The tensors of block i: `w "attn_q"`; w.bias "attn_q" may be nil.
+--- The tensors of block i: `w "attn_q"`; w.maybe "attn_qkv" and w.bias "attn_q" may be nil.
 ---@param i integer
 function Plan:block(i)
   self.current = i
   local prefix = "blk." .. i .. "."
   return setmetatable({
+    maybe = function(name)
+      return self:maybe(prefix .. name)
+    end,
     bias = function(name)
       return self:maybe(prefix .. name, ".bias")
     end,
@@ -166,23 +185,59 @@ function Plan:kv(group)
   return #self.kvs - 1
 end
 
+---@class moonpool.RopeScaling
+---@field type "none"|"linear"|"yarn"
+---@field factor number
+---@field original integer      context it was trained with
+---@field attn_factor number
+---@field ext_factor number
+---@field beta_fast number
+---@field beta_slow number
+
+--- YaRN (Peng et al., 2023), as llama.cpp evaluates it: fast rotations stay, slow ones are interpolated, a ramp between.
+--- Changes freq; returns the factor of cos and sin.
+local function yarn(freq, t, scaling)
+  local function turning(rotations)
+    return t.dims * math.log(scaling.original / (rotations * 2 * math.pi)) / (2 * math.log(t.base))
+  end
+  local low = math.max(0, math.floor(turning(scaling.beta_fast)))
+  local high = math.min(t.dims - 1, math.ceil(turning(scaling.beta_slow)))
+  for i = 0, t.dims / 2 - 1 do
+    local ramp = math.min(1, math.max(0, (i - low) / math.max(0.001, high - low)))
+    local kept = (1 - ramp) * scaling.ext_factor
+    freq[i + 1] = freq[i + 1] / scaling.factor * (1 - kept) + freq[i + 1] * kept
+  end
+  return scaling.ext_factor ~= 0 and scaling.attn_factor * (1 + 0.1 * math.log(scaling.factor)) or scaling.attn_factor
+end
+
 --- A table of rotary frequencies: style "norm" (pairs 2i, 2i+1) or "neox" (i, i + dims/2). factors: divisors from a tensor.
+---@param t { style: string, dims: integer, base: number, factors: moonpool.Weight?, scaling: moonpool.RopeScaling? }
+---@return integer
 function Plan:rope_table(t)
-  local freq, factors = {}, nil
+  local freq, factors, attn_factor = {}, nil, 1
   if t.factors then
     factors = self.file.floats(want(t.factors, t.dims / 2, 1).name, t.dims / 2)
+    self.read[t.factors.name] = true
   end
   for i = 0, t.dims / 2 - 1 do
-    local f = t.base ^ (-2 * i / t.dims) * (t.scale or 1)
+    local f = t.base ^ (-2 * i / t.dims)
     freq[i + 1] = factors and f / factors[i + 1] or f
   end
-  self.ropes[#self.ropes + 1] = { style = t.style, dims = t.dims, attn_factor = t.attn_factor or 1, freq = freq }
+  if t.scaling and t.scaling.type == "linear" then
+    for i = 1, t.dims / 2 do
+      freq[i] = freq[i] / t.scaling.factor
+    end
+  elseif t.scaling and t.scaling.type == "yarn" then
+    attn_factor = yarn(freq, t, t.scaling)
+  end
+  self.ropes[#self.ropes + 1] = { style = t.style, dims = t.dims, attn_factor = attn_factor, freq = freq }
   return #self.ropes - 1
 end
 
+--- Rows of w by token; rows: the vocabulary that the metadata says, nil when it says none.
 ---@return moonpool.Value
-function Plan:embed(w, n)
-  want(w, n)
+function Plan:embed(w, n, rows)
+  want(w, n, rows)
   return self:emit("embed", {}, { self:use(w, "embed") }, { scale = 1 }, "tok", w.columns)
 end
 
@@ -209,6 +264,24 @@ function Plan:rms_norm(x, w, eps)
   return self:emit("rms_norm", { x }, { self:use(want(w, x.n, 1), "vec") }, { eps = eps }, x.rows, x.n)
 end
 
+--- Columns from..to-1 of x.
+function Plan:slice(x, from, to)
+  return self:emit("slice", { x }, {}, { from = from, to = to }, x.rows, to - from)
+end
+
+--- The projections of attention: from one tensor (rows q, then k, then v), or from three.
+---@return moonpool.Value, moonpool.Value, moonpool.Value
+function Plan:qkv(x, w, q_columns, kv_columns)
+  local fused = w.maybe "attn_qkv"
+  if not fused then
+    return self:linear(x, w "attn_q", q_columns, w.bias "attn_q"), self:linear(x, w "attn_k", kv_columns, w.bias "attn_k"),
+      self:linear(x, w "attn_v", kv_columns, w.bias "attn_v")
+  end
+  local all = self:linear(x, fused, q_columns + 2 * kv_columns, w.bias "attn_qkv")
+  local k_end = q_columns + kv_columns
+  return self:slice(all, 0, q_columns), self:slice(all, q_columns, k_end), self:slice(all, k_end, k_end + kv_columns)
+end
+
 function Plan:add(a, b)
   return self:emit("add", { a, b }, {}, nil, a.rows, a.n)
 end
@@ -231,6 +304,21 @@ function Plan:output(name, x)
   self:emit("output", { x }, {}, { output = name })
   if name == "logits" then
     self.n_vocab = x.n
+  end
+end
+
+--- A tensor that the plan does not use means a model that computes something else than the plan: refused, not ignored.
+local function refuse_unused(plan, arch)
+  local i = 0
+  for name in function() return plan.file.name(i) end do
+    i = i + 1
+    local known = plan.ids[name] or plan.read[name]
+    for _, pattern in ipairs(arch.ignore or {}) do
+      known = known or name:find(pattern)
+    end
+    if not known then
+      fail("unsupported", "the tensor '%s' is none that the architecture '%s' uses: a variant that is not built", name, arch.name)
+    end
   end
 end
 
@@ -262,10 +350,11 @@ function M.build(file, context)
     fail("invalid_argument", "a context of %d was asked for, but the model was made for %d", context, longest)
   end
   local plan = setmetatable({
-    file = file, vals = {}, nodes = {}, kvs = {}, weights = {}, ropes = {}, ids = {}, n_vocab = 0,
+    file = file, vals = {}, nodes = {}, kvs = {}, weights = {}, ropes = {}, ids = {}, read = {}, n_vocab = 0,
     n_context = context > 0 and context or longest,
   }, Plan)
   arch.build(plan, arch.hparams(md))
+  refuse_unused(plan, arch)
   return plan
 end
 
