@@ -70,13 +70,29 @@ static uint32_t read_block(enum cpu_kind kind, const uint8_t *tile, uint32_t k, 
     return columns;
 }
 
-static void block_dot(const float q[32][CPU_LANES], const float *x, uint32_t columns, float blk[CPU_LANES])
+/* Four lanes at a time, so that the compiler keeps their sums in a register. */
+static inline void group_dot(const float (*q)[CPU_LANES], const float *x, uint32_t columns, float acc[CPU_LANES])
+{
+    for (uint32_t four = 0; four < CPU_LANES; four += 4) {
+        float a[4];
+        for (uint32_t l = 0; l < 4; l++)
+            a[l] = q[0][four + l] * x[0];
+        for (uint32_t i = 1; i < columns; i++)
+            for (uint32_t l = 0; l < 4; l++)
+                a[l] = a[l] + q[i][four + l] * x[i];
+        for (uint32_t l = 0; l < 4; l++)
+            acc[four + l] = a[l];
+    }
+}
+
+static inline void block_dot(const float (*q)[CPU_LANES], const float *x, uint32_t columns, float blk[CPU_LANES])
 {
     for (uint32_t g = 0; g < columns; g += 8) {
         float acc[CPU_LANES];
-        LANES(l) acc[l] = q[g][l] * x[g];
-        for (uint32_t i = g + 1; i < g + 8 && i < columns; i++)
-            LANES(l) acc[l] = acc[l] + q[i][l] * x[i];
+        if (columns - g >= 8)
+            group_dot(q + g, x + g, 8, acc);
+        else
+            group_dot(q + g, x + g, columns - g, acc);
         LANES(l) blk[l] = g ? blk[l] + acc[l] : acc[l];
     }
 }

@@ -2,7 +2,7 @@
 --- heads over 3, feed-forward 1536, vocabulary 49152; Q4_1, tied embedding Q8_0), in plain numerics. Prints decode tokens/s
 --- at a short and a long context and prefill tokens/s per instruction set, beside the floor that memory sets: the bytes of
 --- all weights over the bandwidth of a read of as much memory, measured in the same run by the same number of threads'
---- worth of memcpy. Same logits for every line are asserted before times are printed.
+--- worth of memcpy. That all lines give the same logits is asserted before a time is printed.
 local gpu = require "spec.support.gpu"
 local ffi, C = gpu.ffi, gpu.C
 require "spec.support.ffi"("core/base/clock.h")
