@@ -46,7 +46,11 @@ function M.start(t)
     ffi.C.fcntl(fds[0], 2, ffi.cast("int", 0)) -- the end that it watches goes along
     argv[#argv + 1], argv[#argv + 2], self.parent = "--parent-fd", tostring(fds[0]), fds
   end
-  self.pid = server.spawn(argv, self.log_path, t.env)
+  local env = { ASAN_OPTIONS = "exitcode=77:detect_leaks=1:detect_stack_use_after_return=0", TSAN_OPTIONS = "exitcode=66" }
+  for k, v in pairs(t.env or {}) do
+    env[k] = v
+  end
+  self.pid = server.spawn(argv, self.log_path, env)
   live[#live + 1] = self
   server.until_true(function()
     return "the engine listens; its log: " .. self:log()
