@@ -112,10 +112,12 @@ static void *main_of_thread(void *arg)
             mp_mail_free(m);
             break;
         }
-        if (m && atomic_load(&j->stopping))
-            mp_mail_free(m);
-        else if (m)
+        if (m && atomic_load(&j->stopping)) {
+            m->err.code = MP_ECANCELLED;
+            mp_box_put(j->back, m); /* what it holds of the device is not for this thread to free */
+        } else if (m) {
             work(&w, m);
+        }
     }
     for (int i = 0; i < CACHE; i++) {
         mp_template_free(w.cache[i].template);

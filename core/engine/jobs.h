@@ -10,7 +10,7 @@ struct mp_jobs;
  */
 struct mp_jobs *mp_jobs_start(const char *name, uint32_t n, int nice, struct mp_box *back);
 void mp_jobs_put(struct mp_jobs *j, struct mp_mail *m);
-/* Lets what is under way come to an early end, joins the threads, drops letters not begun. NULL is fine. */
+/* Lets what is under way come to an early end, sends the rest back undone (MP_ECANCELLED), joins the threads. NULL is fine. */
 void mp_jobs_stop(struct mp_jobs *j);
 
 #endif

@@ -297,6 +297,26 @@ describe("an engine process", function()
     assert.same({ code = 0 }, e:wait())
   end)
 
+  it("stops in the middle of a load", function()
+    local weights = server.weights()
+    if not weights then
+      pending "needs the default model (./dev fetch)"
+      return
+    end
+    local e = engine.start { threads = 1 }
+    local c = e:connect()
+    assert(c:declare("m", { source = weights }))
+    assert(c:declare("n", { source = weights, context = 100 }))
+    c:ask("model_load", "m")
+    c:ask("model_load", "n")
+    server.until_true("it loads", function()
+      c:read()
+      return c.states.m.done > 0 or c.states.m.state == "warm"
+    end)
+    ffi.C.kill(e.pid, 15)
+    assert.same({ code = 0 }, e:wait())
+  end)
+
   it("ends when its parent does", function()
     local e = engine.start { parent = true }
     assert.equal("moonpool: engine cpu", server.title(e.pid))
