@@ -6,6 +6,9 @@
 #include "core/base/mem.h"
 #include "gpu/blocks.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,11 +18,20 @@
 
 /* --- opening ------------------------------------------------------------------------------------------------------ */
 
+#if defined(__x86_64__)
+/* CPUID leaf 1, ECX bit 29; clang's __builtin_cpu_supports does not know the name. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 static bool has_isa(const struct cpu_kernels *k)
 {
 #if defined(__x86_64__)
     /* The compiler's run-time looks at CPUID and at what the system saves (XCR0). */
-    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+    bool avx2 = __builtin_cpu_supports("avx2") && has_f16c();
     if (!strcmp(k->name, "avx2"))
         return avx2;
     if (!strcmp(k->name, "avx512"))

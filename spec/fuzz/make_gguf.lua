@@ -7,7 +7,8 @@ local function tokens(pre)
   for c in ("abcdehilnorstu0123.,'!Ġ"):gmatch "[%z\1-\127\194-\244][\128-\191]*" do
     list[#list + 1], kinds[#kinds + 1] = c, 1
   end
-  for _, t in ipairs { { "in", 1 }, { "th", 1 }, { "the", 1 }, { "Ġth", 1 }, { "<s>", 3 }, { "<|im_end|>", 3 }, { "<u>", 4 }, { "<unk>", 2 } } do
+  for _, t in ipairs { { "in", 1 }, { "th", 1 }, { "the", 1 }, { "Ġth", 1 }, { "<s>", 3 },
+    { "<|im_end|>", 3 }, { "<u>", 4 }, { "<unk>", 2 } } do
     list[#list + 1], kinds[#kinds + 1] = t[1], t[2]
   end
   local g = gguf.new():kv("tokenizer.ggml.model", "str", "gpt2"):kv("tokenizer.ggml.pre", "str", pre)
