@@ -479,6 +479,8 @@ void mp_ids_free(struct mp_ids *ids)
 static int put_ids(struct encoding *e, const int32_t *ids, size_t n)
 {
     struct mp_ids *out = e->out;
+    if (n == 0)
+        return 0;
     if (n > out->cap - out->len) {
         size_t cap = out->cap < 64 ? 64 : out->cap, want, bytes;
         if (!mp_add_size(out->len, n, &want))
