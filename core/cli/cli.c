@@ -6,15 +6,8 @@
 #include <string.h>
 
 static const struct mp_cmd *const table[] = {
-    &mp_cmd_serve,
-    &mp_cmd_gateway,
-    &mp_cmd_check,
-    &mp_cmd_run,
-    &mp_cmd_engine,
-    &mp_cmd_inspect,
-    &mp_cmd_tokenize,
-    &mp_cmd_version,
-    &mp_cmd_help,
+    &mp_cmd_serve,   &mp_cmd_gateway,  &mp_cmd_check,   &mp_cmd_run,  &mp_cmd_engine,
+    &mp_cmd_inspect, &mp_cmd_tokenize, &mp_cmd_version, &mp_cmd_help,
 };
 enum { N_CMDS = sizeof table / sizeof table[0] };
 
