@@ -41,6 +41,18 @@ int mp_err_from_name(const char *s)
     return 0;
 }
 
+/* Messages quote files, requests and scripts, and end on terminals: control characters but newline and tab become '?', those
+ * of C1 (U+0080..U+009F in UTF-8) too. */
+static void defuse(char *s)
+{
+    for (unsigned char *p = (unsigned char *)s; *p; p++) {
+        if ((*p < 0x20 && *p != '\n' && *p != '\t') || *p == 0x7f)
+            *p = '?';
+        else if (*p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0)
+            p[0] = p[1] = '?';
+    }
+}
+
 int mp_err_set(struct mp_err *err, int code, const char *fmt, ...)
 {
     if (err) {
@@ -49,6 +61,7 @@ int mp_err_set(struct mp_err *err, int code, const char *fmt, ...)
         err->code = code;
         vsnprintf(err->message, sizeof err->message, fmt, ap);
         va_end(ap);
+        defuse(err->message);
     }
     return code;
 }
@@ -65,6 +78,7 @@ int mp_err_errno(struct mp_err *err, int code, const char *fmt, ...)
         va_end(ap);
         size_t n = strlen(err->message);
         snprintf(err->message + n, sizeof err->message - n, ": %s", text);
+        defuse(err->message);
     }
     return code;
 }
@@ -81,4 +95,5 @@ void mp_err_context(struct mp_err *err, const char *fmt, ...)
     va_end(ap);
     size_t n = strlen(err->message);
     snprintf(err->message + n, sizeof err->message - n, ": %s", old);
+    defuse(err->message);
 }

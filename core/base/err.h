@@ -40,7 +40,8 @@ enum mp_error {
 #undef X
 };
 
-/* message: one or more lines without a final newline; outermost context first. Messages longer than the field are cut. */
+/* message: one or more lines without a final newline; outermost context first. Messages longer than the field are cut;
+ * control characters but newline and tab become '?', for messages quote what came from outside and end on terminals. */
 struct mp_err {
     int code;           /* an enum mp_error, or 0 */
     char message[1000]; /* UTF-8, NUL-terminated */

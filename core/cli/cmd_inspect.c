@@ -6,6 +6,7 @@
 #include "core/cli/show.h"
 #include "core/model/arch.h"
 #include "core/model/gguf.h"
+#include "core/model/template.h"
 #include "core/model/tokenizer.h"
 #include "core/model/weights.h"
 #include "gpu/blocks.h"
@@ -28,6 +29,8 @@ struct view { /* what is known of the file; what could not be said has its reaso
     struct mp_err tok_err;
     struct mp_plan *plan;
     struct mp_err plan_err;
+    bool has_template; /* else the default's */
+    struct mp_err template_err;
     uint64_t values, bytes_of[MAX_TYPE], tensors_of[MAX_TYPE];
     bool sized; /* the memory figures hold */
     struct mp_err size_err;
@@ -80,6 +83,7 @@ static void size_up(struct view *v)
 /* MP_EFORMAT and the like are the file's faults and end it; what is only not built yet is kept as a reason. */
 static int look(struct view *v, struct mp_err *err)
 {
+    struct mp_template *t = NULL;
     for (uint32_t i = 0; i < mp_gguf_n_tensors(v->g); i++) {
         const struct mp_gguf_tensor *t = mp_gguf_tensor(v->g, i);
         v->values += t->n_values; /* cannot overflow: they lie side by side in one file */
@@ -97,6 +101,18 @@ static int look(struct view *v, struct mp_err *err)
              : mp_err_set(&v->plan_err, MP_EUNSUPPORTED, "the file holds a vocabulary only: no tensors");
     if (rc < 0 && rc != MP_EUNSUPPORTED) {
         *err = v->plan_err;
+        return rc;
+    }
+    rc = v->tok ? mp_template_new(&t, v->g, &v->template_err)
+                : mp_err_set(&v->template_err, MP_EUNSUPPORTED, "there is no tokenizer");
+    if (rc == 0) {
+        v->template_err.code = 0;
+        v->has_template = !mp_template_is_default(t);
+    }
+    mp_template_free(t);
+    if (rc < 0 && rc != MP_EUNSUPPORTED) {
+        *err = v->template_err;
+        mp_gguf_context(v->g, err);
         return rc;
     }
     size_up(v);
@@ -214,6 +230,10 @@ static void put_needs(struct mp_buf *out, const struct view *v)
     } else {
         mp_buf_printf(out, "none: %s\n", v->tok_err.message);
     }
+    if (v->template_err.code)
+        mp_buf_printf(out, "template    not usable: %s\n", v->template_err.message);
+    else
+        mp_buf_printf(out, "template    %s\n", v->has_template ? "the file's own" : "the file has none: ChatML");
     if (!v->sized) {
         mp_buf_printf(out, "memory      not known: %s\n", v->size_err.message);
         return;

@@ -321,7 +321,7 @@ int mp_arch_build(const struct mp_gguf *g, const struct mp_arch_opts *opts, stru
     if (rc == 0)
         rc = mp_plan_check(job.plan, err);
     if (rc < 0) {
-        mp_err_context(err, "%s", mp_gguf_path(g));
+        mp_gguf_context(g, err);
         goto out;
     }
     *out = mp_move(&job.plan);

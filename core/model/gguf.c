@@ -557,6 +557,13 @@ const char *mp_gguf_path(const struct mp_gguf *g)
     return g->path;
 }
 
+void mp_gguf_context(const struct mp_gguf *g, struct mp_err *err)
+{
+    size_t n = strlen(g->path);
+    if (err && (strncmp(err->message, g->path, n) != 0 || err->message[n] != ':'))
+        mp_err_context(err, "%s", g->path);
+}
+
 uint32_t mp_gguf_version(const struct mp_gguf *g)
 {
     return g->version;

@@ -76,7 +76,8 @@ int mp_gguf_open(struct mp_gguf **out, const char *path, struct mp_err *err);
 int mp_gguf_open_fd(struct mp_gguf **out, int fd, const char *name, struct mp_err *err);
 void mp_gguf_free(struct mp_gguf *g); /* NULL is fine; closes the file */
 
-const char *mp_gguf_path(const struct mp_gguf *g); /* as it was named at open */
+const char *mp_gguf_path(const struct mp_gguf *g);                 /* as it was named at open */
+void mp_gguf_context(const struct mp_gguf *g, struct mp_err *err); /* puts "<path>: " before a message that lacks it */
 uint32_t mp_gguf_version(const struct mp_gguf *g);
 uint32_t mp_gguf_alignment(const struct mp_gguf *g);
 uint64_t mp_gguf_data_offset(const struct mp_gguf *g); /* where tensor data begins: the size of the header */

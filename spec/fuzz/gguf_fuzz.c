@@ -1,7 +1,8 @@
-/* spec/fuzz/gguf_fuzz.c — an input is a GGUF file: opened, all of it looked at, its vocabulary built, a text (the input's own last
- * bytes) encoded and decoded. Checked besides not crashing: what a header says of places and counts holds; untrusted text never
+/* spec/fuzz/gguf_fuzz.c — an input is a GGUF file: opened, all of it looked at, its vocabulary and its plan built, a text (the
+ * input's own last bytes) encoded and decoded. Checked besides not crashing: what a header says of places and counts holds; untrusted text never
  * becomes a control token; the ids of a text stand for bytes of it, in order. */
 #include "core/base/mem.h"
+#include "core/model/arch.h"
 #include "core/model/gguf.h"
 #include "core/model/tokenizer.h"
 
@@ -77,6 +78,22 @@ static void use_vocabulary(const struct mp_tok *t, const char *text, size_t n)
     mp_ids_free(&ids);
 }
 
+static void build_plan(const struct mp_gguf *g)
+{
+    struct mp_plan *plan = NULL;
+    struct mp_err err = {0};
+    if (mp_arch_build(g, NULL, &plan, &err) == 0) {
+        for (uint32_t i = 0; i < plan->n_weights; i++) {
+            const struct mp_gguf_tensor *t = mp_gguf_tensor_find(g, plan->weights[i].name);
+            must(t && t->ne[0] == plan->weights[i].ne[0] && t->ne[1] == plan->weights[i].ne[1]);
+        }
+        must(mp_plan_check(plan, &err) == 0);
+    } else {
+        must(err.code < 0 && strncmp(err.message, "input: ", 7) == 0);
+    }
+    mp_plan_free(plan);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct mp_gguf *g = NULL;
@@ -91,6 +108,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             use_vocabulary(t, (const char *)data + (size > 256 ? size - 256 : 0), size > 256 ? 256 : size);
         else
             must(err.code < 0 && strncmp(err.message, "input", 5) == 0);
+        if (mp_gguf_find(g, "general.architecture"))
+            build_plan(g);
     } else {
         must(err.code < 0 && strncmp(err.message, "input: ", 7) == 0);
     }

@@ -7,8 +7,9 @@ local function tokens(pre)
   for c in ("abcdehilnorstu0123.,'!Ġ"):gmatch "[%z\1-\127\194-\244][\128-\191]*" do
     list[#list + 1], kinds[#kinds + 1] = c, 1
   end
-  for _, t in ipairs { { "in", 1 }, { "th", 1 }, { "the", 1 }, { "Ġth", 1 }, { "<s>", 3 },
-    { "<|im_end|>", 3 }, { "<u>", 4 }, { "<unk>", 2 } } do
+  for _, t in ipairs {
+    { "in", 1 }, { "th", 1 }, { "the", 1 }, { "Ġth", 1 }, { "<s>", 3 }, { "<|im_end|>", 3 }, { "<u>", 4 }, { "<unk>", 2 },
+  } do
     list[#list + 1], kinds[#kinds + 1] = t[1], t[2]
   end
   local g = gguf.new():kv("tokenizer.ggml.model", "str", "gpt2"):kv("tokenizer.ggml.pre", "str", pre)
@@ -28,3 +29,4 @@ gguf.new { alignment = 64 }
   :tensor("a", { 32, 2 }, "Q8_0"):tensor("b", { 4 }, "F32"):tensor("c", { 2, 2, 2, 2 }, "F16"):tensor("d", { 256 }, "Q4_K")
   :save(folder .. "every-type.gguf")
 gguf.new { version = 2 }:save(folder .. "empty-version-2.gguf")
+gguf.llama({ width = 4, heads = 2, ff = 4 }):save(folder .. "model.gguf")

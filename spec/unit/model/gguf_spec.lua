@@ -75,6 +75,9 @@ local function with(change)
   change(g)
   return g:bytes()
 end
+local function with_key(...)
+  return gguf.llama():kv(...):bytes()
+end
 local good = gguf.llama():bytes()
 local huge = 2 ^ 63 -- exact as a double
 
@@ -204,6 +207,41 @@ local broken = {
     "'tokenizer.ggml.merges': merge 0 names a result" },
 }
 
+--- Files that are right as files, and whose hyper-parameters, shapes or template do not fit: refused before anything is computed.
+local unfit = {
+  { "a width of 0", with_key("llama.embedding_length", "u32", 0),
+    "key 'llama.embedding_length': 0 is not within 1..65536" },
+  { "another width than the tensors'", with_key("llama.embedding_length", "u32", 64),
+    "tensor 'token_embd.weight' is %[32 x 261%], but the metadata asks for %[64 x 261%]" },
+  { "no heads", with_key("llama.attention.head_count", "u32", 0),
+    "key 'llama.attention.head_count': 0 is not within 1..1024" },
+  { "heads that do not divide the width", with_key("llama.attention.head_count", "u32", 3),
+    "is no multiple of attention.head_count %(3%)" },
+  { "other heads than the tensors'", with_key("llama.attention.head_count_kv", "u32", 2),
+    "'blk.0.attn_k.weight' is %[32 x 16%]" },
+  { "more layers than there are", with_key("llama.block_count", "u32", 2),
+    "tensor 'blk.1.attn_norm.weight' is missing" },
+  { "four billion layers", with_key("llama.block_count", "u32", 4e9),
+    "key 'llama.block_count': 4000000000 is not within 1..1024" },
+  { "another inner width", with_key("llama.feed_forward_length", "u32", 65), "'blk.0.ffn_gate.weight' is %[32 x 64%]" },
+  { "no context", with_key("llama.context_length", "u32", 0), "key 'llama.context_length': 0 is not within 1.." },
+  { "an epsilon that is no number", with_key("llama.attention.layer_norm_rms_epsilon", "f32", 0 / 0),
+    "_epsilon': %-?nan is not within 0..1" },
+  { "an infinite base", with_key("llama.rope.freq_base", "f32", 1 / 0),
+    "key 'llama.rope.freq_base': inf is not within" },
+  { "advisory: wrong vocabulary length, key", with_key("llama.vocab_size", "u32", 500),
+    "llama.vocab_size %(500%) is not the number of tokenizer.ggml.tokens %(261%)" },
+  { "advisory: wrong vocabulary length, embedding", with(function(g)
+    g.tensors[1].ne, g.tensors[1].data = { 32, 259 }, ("\0"):rep(32 * 259 * 4)
+  end), "tensor 'token_embd.weight' is %[32 x 259%], but the metadata asks for %[32 x 261%]" },
+  { "a tensor missing", with(function(g) table.remove(g.tensors, 5) end), "tensor 'blk.0.attn_v.weight' is missing" },
+  { "an architecture that is not built", with_key("general.architecture", "str", "a\27[2Jb\194\155"),
+    "the architecture 'a%?%[2Jb%?%?' is not built" },
+  { "a template beyond 64 KiB", with_key("tokenizer.chat_template", "str", ("x"):rep(65537)),
+    "key 'tokenizer.chat_template': has 65537 bytes; 65536 at most" },
+  { "a template that is none", with_key("tokenizer.chat_template", "str", "{% for %}"), "chat template, line 1: " },
+}
+
 describe("a GGUF file that is wrong", function()
   it("comes in more than sixty ways", function()
     assert.is_true(#broken > 60)
@@ -220,6 +258,18 @@ describe("a GGUF file that is wrong", function()
       assert.equal("", out)
       assert.equal("moonpool inspect: " .. path .. ": ", said:sub(1, #path + 20))
       assert.matches(case[3], said:sub(#path + 21))
+    end)
+  end
+
+  for _, case in ipairs(unfit) do
+    it("is refused: " .. case[1], function()
+      write(case[2])
+      local code, said, out = moonpool("inspect", "--plan", path)
+      assert.equal(2, code, said)
+      assert.equal("", out)
+      assert.matches(case[3], said)
+      local _, paths = said:gsub(path, "")
+      assert.equal(1, paths) -- named, and once
     end)
   end
 
@@ -281,8 +331,8 @@ describe("a GGUF file", function()
       :kv("u8", "u8", 200):kv("i8", "i8", -3):kv("u16", "u16", 60000):kv("i16", "i16", -300):kv("u32", "u32", 4e9):kv("i32", "i32", -7)
       :kv("u64", "u64", 12):kv("i64", "i64", -1):kv("big", "u64", -1LL):kv("f32", "f32", 0.5):kv("f64", "f64", 0.25):kv("nan", "f32", 0 / 0)
       :kv("yes", "bool", true):kv("no", "bool", false):kv("str", "str", "a\0b"):kv("none", "arr", {}, "u8")
-      :kv("ints", "arr", { 1, -2, 3 }, "i32"):kv("strs", "arr", { "x", "", "yz" }, "str")
-      :kv("flags", "arr", { true, false }, "bool"):bytes())
+      :kv("ints", "arr", { 1, -2, 3 }, "i32"):kv("strs", "arr", { "x", "", "yz" }, "str"):kv("flags", "arr", { true, false }, "bool")
+      :bytes())
     local err = ffi.new "struct mp_err"
     local n, f, b, s, len = ffi.new "uint32_t[1]", ffi.new "float[1]", ffi.new "bool[1]", ffi.new "const char *[1]", ffi.new "size_t[1]"
     local function says(rc, code, text)
@@ -416,9 +466,10 @@ describe("moonpool inspect", function()
     for _, line in ipairs {
       path .. ": GGUF version 3, ", "metadata (19 keys)", '  llama.context_length                         u32  64\n',
       [["one \"two\"\n\u{1b}[31mthree\u{202e}four \xffxxx]], "…\" (129 B)", "[1.5, 2, 3, 4, 5, 6, … 7 in all]", "tensors (11)",
-      "  token_embd.weight                            F32   32 x 261             32.6 KiB\n",
-      "parameters  17,664\n", "  F32      11 tensors  69.0 KiB\n",
-      'tokenizer   byte-level BPE, smollm, 261 tokens; ends a generation: 260 "</s>"\n',
+      "  token_embd.weight                            F32   32 x 261             32.6 KiB\n", "parameters  17,664\n",
+      "  F32      11 tensors  69.0 KiB\n",
+      'tokenizer   byte-level BPE, smollm, 261 tokens; ends a generation: 260 "</s>"\n', "template    the file has none: ChatML\n",
+      "memory      on cpu: ", ", plain numerics\n", "  KV cache  256 B a token, 16.0 KiB for a context of 64\n", "  scratch   ",
     } do
       assert.truthy(out:find(line, 1, true), line .. " in\n" .. out)
     end
@@ -437,6 +488,29 @@ describe("moonpool inspect", function()
     assert.equal(2 ^ 64, v.metadata.big)
     assert.equal(261, v.metadata["tokenizer.ggml.tokens"].count)
     assert.same({ name = "token_embd.weight", type = "F32", shape = { 32, 261 }, offset = v.header_bytes, bytes = 33408 }, v.tensors[1])
+  end)
+
+  it("shows the plan where asked", function()
+    write(good)
+    local code, said, out = moonpool("inspect", path, "--plan")
+    assert.same({ 0, "" }, { code, said })
+    assert.truthy(out:find("\nplan\nplan: 21 nodes, 11 weights, vocabulary 261, context 64, ", 1, true), out)
+    assert.truthy(out:find("linear %17 token_embd.weight(both 32x261)", 1, true), out)
+    local _, _, text = moonpool("inspect", path, "--plan", "--json")
+    local v = json.decode(text)
+    assert.equal(out:match "\nplan\n(.*)$", v.plan)
+    assert.same({ 256, 16384, 64 }, { v.memory.kv_per_token, v.memory.kv_context, v.memory.context })
+    assert.is_true(v.memory.weights >= 70656)
+  end)
+
+  it("shows a vocabulary alone, and fails where a plan was asked of it", function()
+    write(gguf.new():vocabulary({ merges = { "a b" } }):bytes())
+    local code, _, out = moonpool("inspect", path)
+    assert.equal(0, code)
+    assert.truthy(out:find("memory      not known: the file holds a vocabulary only: no tensors\n", 1, true), out)
+    local said
+    code, said = moonpool("inspect", path, "--plan")
+    assert.same({ 2, "moonpool inspect: the file holds a vocabulary only: no tensors\n" }, { code, said })
   end)
 
   it("refuses a bad command line", function()
@@ -484,9 +558,9 @@ describe("moonpool tokenize", function()
     local code, said = moonpool("tokenize", path, "x")
     assert.equal(2, code)
     assert.matches("^moonpool tokenize: .-: pre%-tokenizer 'gpt%-9' is not built yet", said)
-    -- a file that only needs more than we have built is shown all the same
-    local inspected, _, shown_text = moonpool("inspect", path)
-    assert.equal(0, inspected)
-    assert.matches("tokenizer   none: .-: pre%-tokenizer 'gpt%-9' is not built yet", shown_text)
+    local _
+    code, _, said = moonpool("inspect", path) -- a file that only needs more than we have built is shown all the same
+    assert.equal(0, code)
+    assert.matches("tokenizer   none: .-: pre%-tokenizer 'gpt%-9' is not built yet", said)
   end)
 end)
