@@ -14,7 +14,7 @@ local function note(name)
 end
 
 local ops = ffi.new("struct mp_provider_ops", {
-  send = function(_, call, err)
+  send = function(_, _, err)
     asked[#asked + 1] = "send"
     return asked.refuse and C.mp_err_set(err, C.MP_EBUSY, "full") or 0
   end,
