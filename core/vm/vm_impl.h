@@ -49,6 +49,10 @@ void vm_accounts_free(struct mp_vm *vm);
 
 /* vm_lib.c: opens the chosen libraries; runs protected. Leaves nothing. */
 int vm_open_libs(lua_State *L);
+/* vm_string.c: puts find, match, gmatch and gsub that can be stopped into the table at that index. -0 +0 */
+void vm_string_lib(lua_State *L, int strings);
+/* Raises when the C stack is nearly used up: for C functions that call back into Lua with much on the C stack. -0 +0 */
+void vm_check_stack(lua_State *L);
 /* The message handler, as a function on the stack: fills the current catch. Does not allocate. */
 void vm_push_handler(lua_State *L);
 

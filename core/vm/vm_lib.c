@@ -163,6 +163,7 @@ static int lua_load_text(lua_State *L)
     if (lua_type(L, 1) == LUA_TSTRING)
         return load_string(L, 1, chunk);
     luaL_checktype(L, 1, LUA_TFUNCTION);
+    vm_check_stack(L);
     lua_newtable(L);
     for (;;) {
         lua_pushvalue(L, 1);
@@ -355,6 +356,7 @@ int vm_open_libs(lua_State *L)
     lua_getfield(L, G, "string");
     lua_pushnil(L);
     lua_setfield(L, STRINGS, "dump");
+    vm_string_lib(L, STRINGS);
     protect_strings(L, STRINGS);
 
     lua_getfield(L, G, "os");
