@@ -44,6 +44,8 @@ static void charge(struct mp_vm *vm, struct mp_vm_account *a, size_t n)
 
 static bool allowed(const struct mp_vm *vm, const struct mp_vm_account *a, size_t used, size_t total)
 {
+    if (!vm->L)
+        return true;
     if (a->limit && used > a->limit)
         return false;
     return total <= (a == &vm->own ? vm->cap : vm->cap / 10 * 9);
@@ -108,7 +110,8 @@ void *vm_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
         a->hit = true;
         return NULL;
     }
-    moved = mp_try_realloc(h, new_size + sizeof *h);
+    /* lua_newstate crashes when it cannot get its first few KiB: those are like our own small allocations. */
+    moved = vm->L ? mp_try_realloc(h, new_size + sizeof *h) : mp_realloc(h, new_size + sizeof *h);
     if (!moved)
         return NULL;
     if (was)

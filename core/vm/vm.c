@@ -332,12 +332,9 @@ struct mp_vm *mp_vm_new(const struct mp_vm_opts *opts, struct mp_err *err)
     vm_accounts_init(vm);
     vm->L = lua_newstate(vm_alloc, vm);
     if (!vm->L) {
-        if (vm->own.hit)
-            mp_err_set(err, MP_ENOMEM, "a Lua VM does not fit into %zu bytes", vm->cap);
-        else
-            mp_err_set(err, MP_EUNSUPPORTED,
-                       "this LuaJIT refuses an allocator of ours: it was built without GC64 (on Debian install "
-                       "libluajit2-5.1-2, as ./dev does)");
+        mp_err_set(err, MP_EUNSUPPORTED,
+                   "this LuaJIT refuses an allocator of ours: it was built without GC64 (on Debian install "
+                   "libluajit2-5.1-2, as ./dev does)");
         goto fail;
     }
     lua_atpanic(vm->L, panic);
