@@ -5,8 +5,8 @@ return function(options)
   local handler = require "busted.outputHandlers.plainTerminal"(options)
   busted.subscribe({ "pending" }, function(element, _, message)
     local reason = tostring(type(message) == "table" and message.message or message or "no reason given"):gsub("^[^%s]+:%d+: ", "")
-    local line = ("pending: %s: %s\n"):format(handler.getFullName(element), reason)
-    io.write("\n", line)
+    local line = ("pending: %s\t%s\n"):format(handler.getFullName(element), reason)
+    io.write("\n", (line:gsub("\t", ": ")))
     local path = os.getenv "MOONPOOL_PENDING"
     local file = path and io.open(path, "a")
     if file then
