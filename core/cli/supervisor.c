@@ -334,6 +334,8 @@ static void on_signal(struct supervisor *s)
                 mp_info("told to stop: draining for %g s at most", s->o->drain);
                 stop_begin(s, MP_EXIT_OK);
             }
+        } else if (info.ssi_signo == SIGHUP) {
+            mp_warn("SIGHUP: reloading is not built yet: nothing changes");
         } /* SIGCHLD: reap() looks anyway */
 }
 
@@ -445,6 +447,7 @@ static int set_up(struct supervisor *s, struct mp_err *err)
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
     sigaddset(&set, SIGCHLD);
     if (sigprocmask(SIG_BLOCK, &set, NULL) < 0 || (s->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK)) < 0 ||
         pipe2(s->death, O_CLOEXEC) < 0)

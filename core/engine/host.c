@@ -179,6 +179,7 @@ static int start(struct mp_host *h, const struct mp_engine_conf *conf, struct mp
     sigaddset(&set, SIGTERM);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGHUP, SIG_IGN);
     (void)signal(SIGINT, SIG_IGN); /* the terminal's Ctrl-C is the supervisor's to judge */
     h->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (h->signal_fd < 0)

@@ -328,6 +328,7 @@ static int block_signals(struct control *c, struct mp_err *err)
 {
     sigset_t set;
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN); /* the supervisor's to judge, as a terminal sends it to all */
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);

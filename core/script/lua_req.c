@@ -125,6 +125,15 @@ static void push_id(lua_State *L, struct mp_run *run)
 
 /* ---- methods ---- */
 
+/* nil, err: too deep or too many values is the body's fault as well: 400, not the 413 of a body that is too long. */
+static int unusable(lua_State *L, struct mp_err *err) /* -0 +2 */
+{
+    mp_err_context(err, "the body is not usable JSON");
+    lua_pushnil(L);
+    mp_script_push_err(L, err, 400, 0);
+    return 2;
+}
+
 /* req:json() → the body as a value, or nil, err (400). */
 static int req_json(lua_State *L)
 {
@@ -132,8 +141,7 @@ static int req_json(lua_State *L)
     struct mp_err err = {0};
     if (mp_lua_json_decode(L, run->x->body, run->x->body_n, run->script->config->server.limits.json_values, &err) == 0)
         return 1;
-    mp_err_context(&err, "the body is not usable JSON");
-    return mp_script_fail(L, &err);
+    return unusable(L, &err);
 }
 
 /* req:body() → the bytes. */
@@ -273,8 +281,7 @@ int lua_req_input(lua_State *L)
         lua_getfield(L, 1, "query");
     } else if (mp_lua_json_decode(L, run->x->body, run->x->body_n, run->script->config->server.limits.json_values,
                                   &err) < 0) {
-        mp_err_context(&err, "the body is not usable JSON");
-        return mp_script_fail(L, &err);
+        return unusable(L, &err);
     }
     if (!lua_istable(L, 2)) {
         mp_err_set(&err, MP_EINVAL, "the body must be a JSON object, not %s",

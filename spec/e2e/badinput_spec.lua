@@ -56,7 +56,7 @@ for _, mode in ipairs { { name = "plain" }, { name = "one byte at a time", env =
     end)
 
     it("JSON that is nested too deeply", function()
-      local err = refusal(413, post("/chat", ("["):rep(100)))
+      local err = refusal(400, post("/chat", ("["):rep(100)))
       assert.equal("limit_exceeded", err.code)
       assert.matches("column 65: nested too deeply", err.message)
     end)

@@ -23,6 +23,17 @@ local function texts_and_last(response)
   return n, last
 end
 
+describe("SIGHUP", function()
+  after_each(server.cleanup)
+
+  it("does not end a server that cannot reload yet, and says so", function()
+    local s = boot { allow = { "SIGHUP" } }
+    s:signal(1)
+    s:until_line "SIGHUP: reloading is not built yet: nothing changes"
+    assert.equal(200, s:request({ path = "/healthz" }).status)
+  end)
+end)
+
 describe("SIGTERM", function()
   after_each(server.cleanup)
 

@@ -133,7 +133,7 @@ describe("req", function()
 
   it("bounds the values of a body", function()
     local r = answer("return req:json()", { body = "[1,2,3,4]" }, { before = "mp.server { limits = { json_values = 4 } }" })
-    assert.equal(413, r.status)
+    assert.equal(400, r.status)
     assert.equal("limit_exceeded", r:json().error.code)
   end)
 
