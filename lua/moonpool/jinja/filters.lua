@@ -5,7 +5,7 @@ local M = {}
 
 local class, text, sub, join, is_string, kind = V.class, V.text, V.sub, V.join, V.is_string, V.kind
 local list, tuple, tick, oops, num, str, NONE = V.list, V.tuple, V.tick, V.oops, V.num, V.str, V.NONE
-local Num, List, Dict, Undef, Macro = V.Num, V.List, V.Dict, V.Undef, V.Macro
+local List, Dict, Undef, Macro = V.List, V.Dict, V.Undef, V.Macro
 local floor, abs = math.floor, math.abs
 
 -- ---- tests: function(ctx, value, arguments) -> boolean --------------------------------------------------------------
@@ -520,5 +520,4 @@ function M.operate(ctx, op, a, b)
   oops(ctx, "'%s' cannot take %s and %s", op, kind(a), kind(b))
 end
 
-M.Num = Num
 return M

@@ -4,7 +4,7 @@ local M = {}
 
 local class, text, mask, sub, join, make, is_string = V.class, V.text, V.mask, V.sub, V.join, V.make, V.is_string
 local list, tuple, tick, oops, num, kind, NONE = V.list, V.tuple, V.tick, V.oops, V.num, V.kind, V.NONE
-local Str, List, Dict, Undef, Space, Macro = V.Str, V.List, V.Dict, V.Undef, V.Space, V.Macro
+local List, Dict, Undef, Space, Macro = V.List, V.Dict, V.Undef, V.Space, V.Macro
 local floor = math.floor
 
 -- ---- letters --------------------------------------------------------------------------------------------------------
@@ -759,9 +759,5 @@ function M.slice(ctx, v, from, to, step)
   return v.tuple and tuple(out) or list(out)
 end
 
-M.spaces = spaces
-M.is_letter = is_letter
 M.each_character = each_character
-M.title_character, M.lower_character, M.upper_character = title_character, lower_character, upper_character
-M.Str = Str
 return M
