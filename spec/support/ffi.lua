@@ -2,6 +2,15 @@
 --- the headers say (run through the compiler's preprocessor with empty system headers) and returns the library.
 local ffi = require "ffi"
 
+-- busted forgets modules between files; a second ffi would know none of the first one's types, nor be rid of them.
+local registry = debug.getregistry()
+if registry["spec.support.ffi"] then
+  return registry["spec.support.ffi"]
+end
+package.preload.ffi = function()
+  return ffi
+end
+
 -- The sanitizer's runtime is for this process: a preloaded libtsan kills the shell that io.popen starts.
 ffi.cdef "int unsetenv(const char *);"
 ffi.C.unsetenv "LD_PRELOAD"
@@ -47,7 +56,7 @@ local function declare(header)
   end
 end
 
-return function(...)
+local function headers(...)
   for _, header in ipairs { ... } do
     if not done[header] then
       declare(header)
@@ -56,3 +65,6 @@ return function(...)
   library = library or ffi.load(build .. "/libmoonpool-spec.so")
   return library, ffi
 end
+
+registry["spec.support.ffi"] = headers
+return headers
