@@ -2,8 +2,9 @@
 """./dev bench run: tokens per second of `moonpool run` and of llama.cpp on the same file, prefill and decode, in one run.
 
 Both sides answer the same chat greedily with two threads. The answers are compared first; then the sides take turns, several times,
-and the best and the median of each are printed with the ratio. A run that begins while the machine is busy (a memory-bandwidth
-probe dips below three quarters of its best) is thrown away and made again.
+and the best and the median of each are printed with the ratio. llama.cpp's threads spin at its barriers, so that beside other load
+it falls by ten times and more: a run counts only if other processes used less than a tenth of the machine meanwhile, else it
+is made again. With --anyway busy runs count too, and the output says so.
 """
 import argparse
 import os
@@ -17,12 +18,12 @@ from datetime import date
 from pathlib import Path
 
 import llama_cpp
-import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = Path(os.environ.get("MOONPOOL_MODELS", ROOT / "models")) / "smollm2-135m-instruct.gguf"
 MOONPOOL = Path(os.environ.get("MOONPOOL_BUILD", ROOT / "build/release")) / "moonpool"
 NEW = 128
+QUIET = 0.1  # of the machine
 TEXT = ("Continue this ship's log in the same style for the next twelve days.\n\n" + " ".join(
     f"On day {day} the ship passed an island with {day * 3} trees, and the crew counted {day * 7} birds above the mast."
     for day in range(1, 13)))
@@ -30,15 +31,19 @@ PROMPT = ("<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trai
           f"<|im_start|>user\n{TEXT}<|im_end|>\n<|im_start|>assistant\n")
 
 
-def bandwidth():
-    """GB/s of a copy of 64 MiB: what a decode step is bound by."""
-    source, target = np.ones(8 << 20), np.empty(8 << 20)
-    best = 0
-    for _ in range(5):
-        start = time.perf_counter()
-        np.copyto(target, source)
-        best = max(best, 2 * source.nbytes / (time.perf_counter() - start) / 1e9)
-    return best
+def machine_seconds():
+    """CPU seconds that the machine has spent, and those of this process and its children."""
+    fields = [int(field) for field in open("/proc/stat").readline().split()[1:9]]
+    own = os.times()
+    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK"), sum(own[:4])
+
+
+def others(work):
+    """Runs work() and tells which part of the machine other processes used meanwhile."""
+    busy, own, start = *machine_seconds(), time.perf_counter()
+    result = work()
+    later, own_later, end = *machine_seconds(), time.perf_counter()
+    return result, max(0.0, (later - busy - own_later + own) / ((end - start) * os.cpu_count()))
 
 
 class Llama:
@@ -92,6 +97,8 @@ def common(a, b):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=8, help="wait so long for quiet at most")
+    parser.add_argument("--anyway", action="store_true", help="count runs beside other load too")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count()))
     options = parser.parse_args()
     sides = [Moonpool(options.threads), Llama(options.threads)]
@@ -102,21 +109,26 @@ def main():
     print(f"answers: the same for the first {common(*texts)} of {len(texts[0])} and {len(texts[1])} characters "
           "(the numerics differ, so greedy texts part sooner or later)")
 
-    best, thrown, results = bandwidth(), 0, [[], []]
+    deadline, thrown, load, results = time.monotonic() + 60 * options.minutes, 0, 0.0, [[], []]
     while len(results[1]) < options.rounds:
-        for side, rows in zip(sides, results):
-            for _ in range(20):
-                probe = bandwidth()
-                best = max(best, probe)
-                if probe >= 0.75 * best:
-                    break
-                thrown += 1
-                time.sleep(1)
-            rows.append(side.run())
+        row = []
+        for side in sides:
+            while not options.anyway and others(lambda: time.sleep(0.3))[1] > QUIET:
+                if time.monotonic() > deadline:
+                    sys.exit(f"the machine was not quiet for {options.minutes:g} minutes: {len(results[0])} rounds, {thrown} thrown away")
+            result, share = others(side.run)
+            load = max(load, share)
+            row.append(result if options.anyway or share <= QUIET else None)
+        if None in row:
+            thrown += 1
+            continue
+        for rows, result in zip(results, row):
+            rows.append(result)
 
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
-    print(f"{date.today()}, {cpu}, {os.cpu_count()} cores, {options.threads} threads, copy {best:.1f} GB/s, "
-          f"{options.rounds} rounds in turns, {thrown} waits for a busy machine")
+    print(f"{date.today()}, {cpu}, {os.cpu_count()} cores, {options.threads} threads, "
+          f"{options.rounds} rounds in turns, {thrown} thrown away"
+          + (f"; BUSY: other processes used up to {load:.0%} of the machine" if options.anyway else ""))
     for what, unit in (("prefill", "prompt"), ("decode", "new")):
         figures = [[row[what] for row in rows] for rows in results]
         for side, rows, values in zip(sides, results, figures):
