@@ -24,9 +24,11 @@ struct mp_link {
     struct conn *conn; /* NULL between attempts */
     bool up;
     uint64_t retry_ms;
-    uv_timer_t retry;   /* when to try next */
-    uv_prepare_t flush; /* runs before the loop waits: one write per turn; active while something is queued */
-    int handles;        /* of those two, how many are not closed yet */
+    /* Writes what is queued, once per turn. Active while there is something, and then the loop does not sleep: what others
+     * queue just before it would (a request that was pipelined) goes out too. */
+    uv_idle_t flush;
+    uv_timer_t retry; /* when to try next */
+    int handles;      /* of those two, how many are not closed yet */
 };
 
 static void on_conn_closed(uv_handle_t *h)
@@ -40,7 +42,7 @@ static void drop_conn(struct mp_link *l)
     if (!c)
         return;
     c->link = NULL;
-    uv_prepare_stop(&l->flush);
+    uv_idle_stop(&l->flush);
     uv_close((uv_handle_t *)&c->poll, on_conn_closed); /* takes the descriptor out of the loop at once */
     mp_wire_free(mp_move(&c->wire));
 }
@@ -142,10 +144,10 @@ static void on_poll(uv_poll_t *h, int status, int events)
         write_out(c->link);
 }
 
-static void on_flush(uv_prepare_t *h)
+static void on_flush(uv_idle_t *h)
 {
     struct mp_link *l = mp_container_of(h, struct mp_link, flush);
-    uv_prepare_stop(h);
+    uv_idle_stop(h);
     if (l->conn)
         write_out(l);
 }
@@ -165,7 +167,7 @@ static void try_connect(struct mp_link *l)
     l->conn = c;
     uv_poll_init(l->loop, &c->poll, fd);
     c->events = 0;
-    uv_prepare_start(&l->flush, on_flush); /* HELLO */
+    uv_idle_start(&l->flush, on_flush); /* HELLO */
 }
 
 struct mp_link *mp_link_new(struct mp_evloop *loop, const char *path, const struct mp_link_events *events, void *user)
@@ -178,7 +180,7 @@ struct mp_link *mp_link_new(struct mp_evloop *loop, const char *path, const stru
     l->retry_ms = RETRY_FIRST_MS;
     l->handles = 2;
     uv_timer_init(l->loop, &l->retry);
-    uv_prepare_init(l->loop, &l->flush);
+    uv_idle_init(l->loop, &l->flush);
     try_connect(l);
     return l;
 }
@@ -196,9 +198,9 @@ static void on_timer_closed(uv_handle_t *h)
     link_closed(mp_container_of((uv_timer_t *)h, struct mp_link, retry));
 }
 
-static void on_prepare_closed(uv_handle_t *h)
+static void on_flush_closed(uv_handle_t *h)
 {
-    link_closed(mp_container_of((uv_prepare_t *)h, struct mp_link, flush));
+    link_closed(mp_container_of((uv_idle_t *)h, struct mp_link, flush));
 }
 
 void mp_link_free(struct mp_link *l)
@@ -208,7 +210,7 @@ void mp_link_free(struct mp_link *l)
     l->up = false;
     drop_conn(l);
     uv_close((uv_handle_t *)&l->retry, on_timer_closed);
-    uv_close((uv_handle_t *)&l->flush, on_prepare_closed);
+    uv_close((uv_handle_t *)&l->flush, on_flush_closed);
 }
 
 bool mp_link_up(const struct mp_link *l)
@@ -228,6 +230,6 @@ int mp_link_send(struct mp_link *l, const struct mp_msg *m, struct mp_err *err)
         return mp_err_set(err, MP_EAGAIN, "the engine is away");
     rc = mp_wire_send(l->conn->wire, m, err);
     if (rc == 0)
-        uv_prepare_start(&l->flush, on_flush);
+        uv_idle_start(&l->flush, on_flush);
     return rc;
 }

@@ -112,6 +112,19 @@ for _, mode in ipairs { { name = "plain" }, { name = "one byte at a time", env =
       assert.equal(413, r.status)
     end)
 
+    it("requests for a model sent ahead of the answers: each is answered, in order", function()
+      local c, one = s:connect(), {}
+      for i = 1, 4 do
+        local body = ('{"content":"Hello","max_tokens":%d}'):format(i)
+        one[i] = ("POST /chat HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s"):format(#body, body)
+      end
+      c:send(table.concat(one))
+      for i = 1, 4 do
+        assert.equal(i, c:response():json().usage.completion_tokens)
+      end
+      c:close()
+    end)
+
     it("a client that leaves while tokens come: generation ends", function()
       local c, r = s:story { content = "Hello", max_tokens = 400 }
       r:events()()
