@@ -180,7 +180,7 @@ static bool take_settings(lua_State *L, struct mp_run *run, int idx, const struc
     s->top_p = (float)top_p;
     s->min_p = (float)min_p;
     s->top_k = (int32_t)top_k;
-    if (top_p == 0) { /* only the likeliest token makes up "0" */
+    if (s->top_p == 0) { /* only the likeliest token makes up "0", and what a float cannot tell from it */
         s->top_p = 1;
         s->top_k = 1;
     }

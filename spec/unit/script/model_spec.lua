@@ -45,6 +45,16 @@ describe("model:chat", function()
     app:close()
   end)
 
+  it("takes top_p 0, and what a float cannot tell from it, as the likeliest token alone", function()
+    for _, top_p in ipairs { "0", "1e-300" } do
+      local app = app_of("return smol:chat { messages = req:json(), top_p = " .. top_p .. " }")
+      app:request { path = "/x", json = { { role = "user", content = "x" } } }
+      assert.same({ 1, 1 }, { app.calls[1].start.top_p, app.calls[1].start.top_k })
+      app.calls[1]:answer()
+      app:close()
+    end
+  end)
+
   it("gives the engine's refusal as nil, err, and the answer its status", function()
     local app = app_of("return smol:chat " .. ASK)
     local r = app:request { path = "/x" }
