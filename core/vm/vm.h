@@ -5,7 +5,8 @@
  * stopped. Libraries: base without dofile, loadfile, getfenv, setfenv, newproxy, collectgarbage; string without dump;
  * table, math, bit, coroutine; os.time, date, clock, difftime; load and loadstring for text only; `require` over the
  * bundled modules and a loader of the caller's. No io, debug, ffi, jit, package. `string.find`, `match`, `gmatch`,
- * `gsub` and `table.sort` are our own, because they can be stopped; a NUL in a pattern is a character like others.
+ * `gsub` (pattern.h) and `table.sort` are our own, because they can be stopped: they give what LuaJIT's give, but that a
+ * NUL in a pattern is a character like others.
  *
  * MEMORY. Every block is charged to the account that was current when it was allocated, and credited to that same
  * account when it is freed, whoever's turn it is then; what an account still holds when it is closed becomes the VM's

@@ -36,6 +36,17 @@ local loops = {
   nested = "coroutine.wrap(function() coroutine.wrap(function() pcall(function() while true do end end) end)() while true do end end)()",
 }
 
+-- core/vm/pattern.c; more of them, in C alone: spec/unit/vm/pattern_spec.lua
+local patterns = {
+  find = "local s = (('a'):rep(30) .. 'b'):find(('a*'):rep(30) .. 'c')",
+  match = "local s = string.match(('a'):rep(30) .. 'b', ('(a-)'):rep(20) .. '%1c')",
+  gmatch = "for s in (('a'):rep(30) .. 'b'):gmatch(('a*'):rep(30) .. 'c') do end",
+  gsub = "local s = (('a'):rep(30) .. 'b'):gsub(('a?'):rep(30) .. ('a'):rep(30) .. 'c', '')",
+  replacement = "local s = (('x'):rep(100000)):gsub('y*', ('%1'):rep(100000))",
+  set = "local s = (('a'):rep(100000)):find('[' .. ('x'):rep(100000) .. ']')",
+  callback = "local s = (('a'):rep(100000)):gsub('a', function() return (('a'):rep(30)):match(('a*'):rep(30) .. 'c') end)",
+}
+
 describe("a script that runs for too long", function()
   for name, body in pairs(loops) do
     it("is stopped: " .. name, function()
@@ -61,7 +72,20 @@ describe("a script that runs for too long", function()
     end)
   end
 
-  pending "is stopped: a hostile pattern in string.find (core/vm has no step-counted patterns yet)"
+  for name, call in pairs(patterns) do
+    it("is stopped within its burst: " .. name, function()
+      local app = app_of { once = call, caught = "while true do pcall(function() " .. call .. " end) end" }
+      for _, path in ipairs { "/once", "/caught" } do
+        local before = os.clock() -- the CPU's time, as the burst is
+        local r = app:request { path = path }
+        local seconds = os.clock() - before
+        assert.equal("cpu_limit", r:json().error.code)
+        assert.is_true(seconds < (os.getenv "MOONPOOL_SANITIZE" and 1 or 0.05), seconds .. " s of CPU")
+        assert.equal('{"ok":true}', app:request({ method = "GET", path = "/fine" }).body)
+      end
+      app:close()
+    end)
+  end
 
   it("is stopped by its total, however often it waits", function()
     local app = app_of({ x = "for i = 1, 1000 do local t = os.clock() while os.clock() - t < 0.005 do end mp.sleep(0.001) end" })
@@ -80,6 +104,7 @@ end)
 local hungry = {
   concat = "local s = 'x' while true do s = s .. s end",
   rep = "return ('x'):rep(1e9)",
+  rep_of_format = "return (('%s'):format(('x'):rep(1e6))):rep(1e3)",
   rep_caught = "pcall(string.rep, 'x', 1e9) return { survived = true }",
   table = "local t = {} for i = 1, 1e9 do t[i] = { i } end",
   closures = "local t = {} while true do t[#t + 1] = function() return t end end",
@@ -97,10 +122,14 @@ describe("a script that takes too much memory", function()
     it("is stopped: " .. name, function()
       local app = app_of({ [name] = body }, "mp.server { limits = { burst = 5, cpu = 20, run_memory = '2MiB' } }")
       for _ = 1, 2 do
+        local before = os.clock()
         local r = app:request { path = "/" .. name, body = name == "json" and "[" .. ("{},"):rep(60000) .. "1]" or "" }
         assert.equal(500, r.status)
         assert.equal("memory_limit", r:json().error.code)
         assert.equal("the request's script used too much memory and was stopped", r:json().error.message)
+        if name:match "^rep" then -- refused at once, not after a while of filling
+          assert.is_true(os.clock() - before < (os.getenv "MOONPOOL_SANITIZE" and 0.5 or 0.01))
+        end
         assert.equal('{"ok":true}', app:request({ method = "GET", path = "/fine" }).body)
       end
       app:close()
