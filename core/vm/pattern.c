@@ -8,6 +8,7 @@
 #include <lua.h>
 #include <string.h>
 
+enum { LONG_SET = 64 }; /* bytes of a set that count with its item; beyond it each member counts */
 enum { ALPHA = 1, DIGIT = 2, LOWER = 4, UPPER = 8, SPACE = 16, CNTRL = 32, PUNCT = 64, HEX = 128 };
 
 /* By character, whatever the process's locale; nothing above 127 belongs to a class. */
@@ -89,10 +90,11 @@ static bool in_class(unsigned char c, char class)
 /* set: behind its '['; last: at its ']'. */
 static bool in_set(struct vm_pattern *m, unsigned char c, const char *set, const char *last)
 {
-    bool negated = *set == '^';
+    bool negated = *set == '^', is_long = last - set > LONG_SET;
     set += negated;
     while (set < last) {
-        vm_pattern_work(m, 1);
+        if (is_long)
+            vm_pattern_work(m, 1);
         if (*set == '%') { /* as the end of a range it may stand before the ']', and then means that */
             if (in_class(c, set[1]))
                 return !negated;
@@ -121,7 +123,8 @@ static const char *item_end(struct vm_pattern *m, const char *p)
         return q;
     q += q < end && *q == '^';
     for (first = q; q < end && (*q != ']' || q == first);) { /* the first ']' is a member */
-        vm_pattern_work(m, 1);
+        if (q - first > LONG_SET)
+            vm_pattern_work(m, 1);
         q += *q == '%' && q + 1 < end ? 2 : 1;
     }
     if (q == end)

@@ -9,6 +9,7 @@
 enum {
     STACK_SPARE = 256 << 10,
     PLAIN_WINDOW = 256 << 10, /* bytes that a plain find searches between polls */
+    PLAIN_TRIES = 16,
 };
 
 /* ---- the C stack ---- */
@@ -88,18 +89,33 @@ static bool is_plain(const char *p, size_t n)
     return true;
 }
 
+/* By the first character while that is rare, which is fastest; then in linear time whatever the texts are. */
+static const char *find_window(const char *at, size_t n, const char *what, size_t what_n)
+{
+    const char *end = at + n;
+    for (int tries = 0; tries < PLAIN_TRIES && (size_t)(end - at) >= what_n; tries++) {
+        at = memchr(at, what[0], (size_t)(end - at) - what_n + 1);
+        if (!at || memcmp(at, what, what_n) == 0)
+            return at;
+        at++;
+    }
+    return memmem(at, (size_t)(end - at), what, what_n);
+}
+
 static const char *find_plain(lua_State *L, const char *at, size_t n, const char *what, size_t what_n)
 {
-    const char *hit;
-    for (;;) {
-        size_t window = n > PLAIN_WINDOW + 2 * what_n ? PLAIN_WINDOW + 2 * what_n : n;
-        hit = what_n > n ? NULL : memmem(at, window, what, what_n);
+    if (what_n == 0)
+        return at;
+    while (what_n <= n) {
+        size_t window = n - what_n > PLAIN_WINDOW + what_n ? PLAIN_WINDOW + 2 * what_n : n;
+        const char *hit = find_window(at, window, what, what_n);
         if (hit || window == n)
             return hit;
         at += window - what_n + 1;
         n -= window - what_n + 1;
         mp_vm_poll(L);
     }
+    return NULL;
 }
 
 static int find_or_match(lua_State *L, bool find)

@@ -138,6 +138,25 @@ describe("patterns", function()
     assert.equal(#by_hand, compare(table.concat(source, "\n")))
   end)
 
+  it("find plain texts wherever they lie in long ones", function()
+    local vm = assert(vms.new())
+    assert.equal("true", vm:run [[
+      for _, fill in ipairs { "a", "n", "ne" } do
+        local before = fill:rep(600000 / #fill)
+        for at = 262144 - 12, 262144 + 24, 2 do -- around the end of a window
+          local s = before:sub(1, at) .. "needle" .. before:sub(1, 300000)
+          local first, last = s:find("needle", 1, true)
+          assert(first == at + 1 and last == at + 6, at)
+          assert(s:find("needle", first + 1, true) == nil)
+          assert(s:find("needle", first) == first)
+        end
+        local s = before .. "needle"
+        assert(s:find("needle", -6, true) == 600001 and s:find(s, 1, true) == 1 and s:find(s .. "x", 1, true) == nil)
+      end
+      return "true"]])
+    vm:free()
+  end)
+
   it("take a NUL for a character, which LuaJIT's own do not", function()
     local vm = assert(vms.new())
     for source, expected in pairs {
