@@ -1,6 +1,7 @@
 /* core/cli/cli.c — see cli.h. */
 #include "core/cli/cli.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -84,5 +85,10 @@ int mp_cli_main(int argc, char **argv)
             mp_cli_help(cmd);
             return MP_EXIT_OK;
         }
-    return cmd->run(argc - 1, argv + 1);
+    int code = cmd->run(argc - 1, argv + 1);
+    if (code == MP_EXIT_OK && (fflush(stdout) != 0 || ferror(stdout))) { /* half an answer is none: a full disk, say */
+        fprintf(stderr, "moonpool %s: cannot write the answer: %s\n", cmd->name, strerror(errno));
+        code = MP_EXIT_FAILED;
+    }
+    return code;
 }

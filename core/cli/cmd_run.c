@@ -223,7 +223,8 @@ static int generate(struct mp_loop *loop, struct mp_replica *r, const struct opt
 {
     struct mp_msg m = {0};
     char last = '\n';
-    bool gone = false;
+    bool gone = false; /* nobody takes the answer any more */
+    int why = 0;       /* the errno that says so */
     struct mp_seq *s = mp_loop_submit(r, 1, ids->data, (uint32_t)ids->len, &o->set, err);
     if (!s)
         return err->code;
@@ -235,13 +236,16 @@ static int generate(struct mp_loop *loop, struct mp_replica *r, const struct opt
             struct mp_span text = m.type == MP_MSG_TOKENS ? m.u.tokens.text : (struct mp_span){0};
             text = m.type == MP_MSG_DONE ? m.u.done.text : text;
             if (text.n > 0) {
-                gone = gone || !put(text.p, text.n);
+                if (!gone && !put(text.p, text.n)) {
+                    gone = true;
+                    why = errno;
+                }
                 last = text.p[text.n - 1];
             }
         }
     }
     if (last != '\n' && !gone)
-        (void)put("\n", 1);
+        why = put("\n", 1) ? 0 : errno;
     if (m.type == MP_MSG_ERROR) {
         struct mp_buf code = {0};
         mp_buf_put(&code, m.u.error.code.p, m.u.error.code.n);
@@ -251,6 +255,8 @@ static int generate(struct mp_loop *loop, struct mp_replica *r, const struct opt
         return rc < 0 ? rc : MP_EINTERNAL;
     }
     say_figures(&m.u.done, device, mp_numerics_name(MP_NUM_PLAIN));
+    if (why != 0 && why != EPIPE) /* a reader that has enough is fine */
+        return mp_err_set(err, MP_EIO, "cannot write the answer: %s", strerror(why));
     return interrupted ? mp_err_set(err, MP_ECANCELLED, "interrupted") : 0;
 }
 

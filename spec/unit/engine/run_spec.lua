@@ -129,4 +129,13 @@ describe("moonpool run", function()
       return read_file("err"):find("(cancelled)", 1, true)
     end)
   end)
+
+  it("says that the answer could not be written, exit 1; so does every command", function()
+    for _, arguments in ipairs { "run --raw --max-tokens 4 tiny hello", "inspect tiny", "tokenize tiny hello", "help", "version" } do
+      local pipe = io.popen(("env -u LD_PRELOAD MOONPOOL_MODELS=%s %s %s 2>&1 >/dev/full; echo $?"):format(dir, server.binary, arguments))
+      local text = pipe:read "*a"
+      pipe:close()
+      assert.matches("moonpool %l+: cannot write the answer: No space left on device\n1\n$", text)
+    end
+  end)
 end)
