@@ -9,6 +9,7 @@
 #include "core/base/mem.h"
 #include "core/cli/cli.h"
 #include "core/cli/places.h"
+#include "core/gateway/control.h"
 #include "core/gateway/ctl.h"
 #include "core/wire/wire.h"
 
@@ -310,7 +311,7 @@ static void stop_begin(struct supervisor *s, int exit_code)
     for (uint32_t i = 0; i < s->n_engines; i++)
         s->engines[i].child.restart_at = 0;
     if (s->gateway.pid > 0)
-        signal_child(&s->gateway, SIGTERM);
+        signal_child(&s->gateway, MP_CONTROL_STOP_SIGNAL);
     else
         stop_engines(s, SIGTERM);
 }
@@ -318,7 +319,7 @@ static void stop_begin(struct supervisor *s, int exit_code)
 static void stop_now(struct supervisor *s)
 {
     s->kill_at = mp_clock_mono_ns() + HURRY_PATIENCE;
-    signal_child(&s->gateway, SIGTERM); /* its second: at once */
+    signal_child(&s->gateway, MP_CONTROL_STOP_SIGNAL); /* its second: at once */
     stop_engines(s, SIGTERM);
 }
 
@@ -376,7 +377,8 @@ static void child_ended(struct supervisor *s, struct child *c, int status)
     describe(status, how);
     c->pid = 0;
     if (s->stopping) {
-        if (status != 0 && !(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM)) { /* that came before it was set up */
+        int sig = WIFSIGNALED(status) ? WTERMSIG(status) : 0; /* ours, when it came before the child was set up */
+        if (status != 0 && sig != SIGTERM && sig != MP_CONTROL_STOP_SIGNAL) {
             mp_warn("%s ended while stopping: %s", c->name, how);
             if (s->exit_code == MP_EXIT_OK)
                 s->exit_code = MP_EXIT_FAILED;

@@ -328,10 +328,11 @@ static int block_signals(struct control *c, struct mp_err *err)
 {
     sigset_t set;
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGHUP, SIG_IGN); /* the supervisor's to judge, as a terminal sends it to all */
+    signal(SIGHUP, SIG_IGN); /* these three are the supervisor's to judge */
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
     sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
+    sigaddset(&set, MP_CONTROL_STOP_SIGNAL);
     if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0 ||
         (c->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK)) < 0)
         return mp_err_errno(err, MP_EIO, "cannot watch for signals");

@@ -2,8 +2,13 @@
  * supervisor, starts the workers, and then only watches. Its one caller is `moonpool _gateway` (core/cli/cmd_gateway.c). */
 #ifndef MP_CONTROL_H
 #define MP_CONTROL_H
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+/* What the supervisor sends to have the gateway stop; a second one: at once. Not SIGTERM, which reaches every process when a
+ * service manager stops a group, or someone a gateway alone: stopping shuts the listening sockets for all who hold them. */
+#define MP_CONTROL_STOP_SIGNAL SIGUSR1
 
 struct mp_control_options {
     const char *conf;          /* path, as the user wrote it */

@@ -40,6 +40,17 @@ end)
 describe("a gateway that is killed", function()
   after_each(server.cleanup)
 
+  it("leaves SIGTERM and SIGINT to the supervisor: the port stays open", function()
+    local s = boot()
+    local gateway = s:pids().gateway
+    server.kill(gateway, 15)
+    server.kill(gateway, 2)
+    for _ = 1, 4 do -- whichever worker
+      assert.equal(200, s:chat().status)
+    end
+    assert.equal(gateway, s:pids().gateway)
+  end)
+
   it("is back within a second: same port, same generation, and the models stay loaded", function()
     local s = boot { allow = { "supervisor: gateway ended %(killed by signal 9" } }
     assert.equal(200, s:chat().status)
