@@ -52,7 +52,8 @@ static void on_retry(uv_timer_t *timer)
     mp_listener_resume(timer->data);
 }
 
-static void out_of_descriptors(struct mp_listener *l, int error)
+/* Says so once, and waits a little: the socket stays readable, so asking again at once would be a busy loop. */
+static void cannot_accept(struct mp_listener *l, int error)
 {
     if (!l->warned)
         mp_warn("cannot accept connections: %s; trying again", strerror(error));
@@ -85,10 +86,8 @@ static void on_poll(uv_poll_t *poll, int status, int events)
         if (fd < 0) {
             if (errno == ECONNABORTED || errno == EINTR || errno == EPROTO)
                 continue;
-            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-                out_of_descriptors(l, errno);
-            else if (errno != EAGAIN && errno != EWOULDBLOCK)
-                mp_warn("accept: %s", strerror(errno));
+            if (errno != EAGAIN && errno != EWOULDBLOCK)
+                cannot_accept(l, errno);
             return;
         }
         char remote[64];

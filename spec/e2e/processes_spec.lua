@@ -51,6 +51,17 @@ describe("a gateway that is killed", function()
     assert.equal(gateway, s:pids().gateway)
   end)
 
+  it("does not spin on a socket that was shut behind its back", function()
+    local s = boot { allow = { "supervisor: gateway ended" } }
+    local gateway = s:pids().gateway
+    server.kill(gateway, 10) -- as the supervisor would to stop it all
+    s:until_role("gateway", gateway)
+    s:until_line "back with generation 1"
+    s:until_line "cannot accept connections: Invalid argument; trying again"
+    local _, lines = s:log():gsub("Invalid argument", "")
+    assert.is_true(lines <= 2, lines .. " lines") -- one a worker
+  end)
+
   it("is back within a second: same port, same generation, and the models stay loaded", function()
     local s = boot { allow = { "supervisor: gateway ended %(killed by signal 9" } }
     assert.equal(200, s:chat().status)
