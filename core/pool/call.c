@@ -152,6 +152,14 @@ void mp_call_on_prepared(struct mp_call *c, uint32_t prompt_tokens, uint32_t lef
     if (c->state != SENT) /* prepared again: its engine came back while it was held */
         return;
     c->state = PREPARED;
+    if (c->args.exact && c->args.start.max_tokens > left) {
+        struct mp_err err;
+        mp_err_set(&err, MP_EINVAL, "'max_tokens' is %u, but the prompt of %u tokens leaves room for %u in the context",
+                   c->args.start.max_tokens, prompt_tokens, left);
+        mp_call_cancel(c);
+        c->args.events->failed(c->args.user, &err, 0);
+        return;
+    }
     if (c->args.events->prepared) {
         c->gone = &gone;
         c->args.events->prepared(c->args.user, prompt_tokens, left);

@@ -34,6 +34,7 @@ struct mp_call_args {
     enum mp_prepare_kind kind; /* what payload is */
     bool special;              /* TEXT: the text of control tokens means the tokens (an endpoint opts in) */
     bool hold;                 /* wait for mp_call_start after prepared */
+    bool exact;                /* max_tokens was asked for: more than the context leaves fails; else it is cut */
     const void *payload;       /* n bytes; copied */
     size_t n;
     struct mp_msg_start start;           /* how to generate: mp_msg_start_init, then fields; stop strings are copied */

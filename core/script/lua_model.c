@@ -139,6 +139,8 @@ static bool take_payload(lua_State *L, struct mp_run *run, int idx, bool chat, s
         mp_buf_clear(b);
         if (!check_messages(L, top))
             return false;
+        /* What came with the body and goes on to the engine is not the script's doing either. */
+        mp_watch_credit(run->worker->watch, BODY_NS_PER_BYTE * (uint64_t)run->x->body_n);
         if (mp_lua_json_encode(L, top, b, MAX_PAYLOAD, &err) < 0) {
             mp_err_context(&err, "'messages'");
             return fail(L, &err, "messages");
@@ -232,6 +234,7 @@ bool model_read_args(lua_State *L, struct mp_run *run, const char *fn, bool chat
         return fail(L, &err, NULL);
     }
     out->call.model = m->pool;
+    out->call.exact = number_or(L, 3, "max_tokens", -1) >= 0;
     return take_settings(L, run, 3, &out->conf->sampling, &out->call.start) &&
            take_payload(L, run, 3, chat, &out->call);
 }

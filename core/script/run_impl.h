@@ -6,6 +6,10 @@
 #include "core/script/script.h"
 #include "core/script/watchdog.h"
 
+enum {
+    BODY_NS_PER_BYTE = 20
+}; /* CPU time that reading, or passing on, a request's body may take beside the script's own */
+
 struct mp_stream;
 
 struct mp_script_worker {

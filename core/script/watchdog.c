@@ -27,6 +27,7 @@ struct mp_watch {
     clockid_t clock;
     uint32_t joined;            /* the thread's own: joins without a leave */
     uint64_t number, began;     /* the thread's own */
+    uint64_t credit;            /* the thread's own: of what it uses, so much is not counted */
     _Atomic(struct mp_vm *) vm; /* written by the thread, read by its signal handler (and by the watchdog under TSan) */
     _Atomic uint64_t run;   /* number of what runs now, 0 for nothing; written by the thread, read by the watchdog */
     _Atomic uint64_t until; /* CPU ns at which it is too late; changes only while run is 0 */
@@ -179,6 +180,7 @@ void mp_watch_leave(struct mp_watch *w)
 void mp_watch_begin(struct mp_watch *w, struct mp_vm *vm, uint64_t cpu_ns)
 {
     w->began = cpu_now(CLOCK_THREAD_CPUTIME_ID);
+    w->credit = 0;
     atomic_store(&w->vm, vm);
     atomic_store(&w->until, w->began + cpu_ns);
     atomic_store(&w->run, ++w->number);
@@ -189,9 +191,18 @@ void mp_watch_begin(struct mp_watch *w, struct mp_vm *vm, uint64_t cpu_ns)
     }
 }
 
+void mp_watch_credit(struct mp_watch *w, uint64_t cpu_ns)
+{
+    w->credit += cpu_ns;
+    atomic_store(&w->run, 0);
+    atomic_store(&w->until, atomic_load(&w->until) + cpu_ns);
+    atomic_store(&w->run, ++w->number); /* a new number: a kill that was judged by the old time hits nothing */
+}
+
 uint64_t mp_watch_end(struct mp_watch *w)
 {
     atomic_store(&w->run, 0);
     atomic_store(&w->vm, NULL);
-    return cpu_now(CLOCK_THREAD_CPUTIME_ID) - w->began;
+    uint64_t used = cpu_now(CLOCK_THREAD_CPUTIME_ID) - w->began;
+    return used > w->credit ? used - w->credit : 0;
 }

@@ -17,6 +17,8 @@ struct mp_watch *mp_watch_join(void);
 void mp_watch_leave(struct mp_watch *w); /* on the same thread; the last one ends the watchdog's thread */
 /* From now on vm may run for cpu_ns of this thread's CPU time. */
 void mp_watch_begin(struct mp_watch *w, struct mp_vm *vm, uint64_t cpu_ns);
+/* Between begin and end: cpu_ns more, which do not count, for bounded work that C does for the run next. */
+void mp_watch_credit(struct mp_watch *w, uint64_t cpu_ns);
 /* Returns the CPU time since begin. The hook may be armed still: mp_vm_disarm_kill before the VM runs again. */
 uint64_t mp_watch_end(struct mp_watch *w);
 

@@ -101,6 +101,21 @@ for _, mode in ipairs { { name = "plain" }, { name = "one byte at a time", env =
       assert.matches("512", err.message)
     end)
 
+    it("more tokens than the context leaves", function()
+      local err = refusal(400, post("/chat", '{"content":"Hello","max_tokens":600}'))
+      assert.equal("invalid_argument", err.code)
+      assert.matches("^'max_tokens' is 600, but the prompt of %d+ tokens leaves room for %d+ in the context$", err.message)
+    end)
+
+    if not mode.env then -- a byte at a time it takes a minute
+      it("a body just below its limit: reading it is not held against the script", function()
+        for _, unit in ipairs { "word ", "\\n" } do
+          local err = refusal(400, post("/chat", '{"content":"' .. unit:rep(7 * 2 ^ 20 / #unit) .. '"}'))
+          assert.equal("context_length_exceeded", err.code)
+        end
+      end)
+    end
+
     it("a handler that throws", function()
       local err = refusal(500, post("/throw", "{}"))
       assert.equal("script_error", err.code)

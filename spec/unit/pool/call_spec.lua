@@ -69,6 +69,21 @@ describe("a call", function()
 
   local usage = ffi.new "struct mp_usage"
 
+  it("fails, and never starts, when it must make more tokens than the context leaves; else they are cut", function()
+    call = new(function(args) args.exact, args.start.max_tokens = true, 101 end)
+    on_event.failed = function(e)
+      assert.equal("'max_tokens' is 101, but the prompt of 5 tokens leaves room for 100 in the context", ffi.string(e.message))
+    end
+    C.mp_call_on_prepared(call, 5, 100)
+    assert.same({ "send", "cancel" }, asked)
+    assert.same({ "failed" }, seen)
+    C.mp_call_free(call)
+    asked, seen = {}, {}
+    call = new(function(args) args.start.max_tokens = 101 end)
+    C.mp_call_on_prepared(call, 5, 100)
+    assert.same({ "send", "go" }, asked)
+  end)
+
   it("goes from sent to prepared to started to done", function()
     call = new()
     assert.same({ 1, 0, 1 }, counts())
