@@ -110,11 +110,16 @@ local function long_prompt(n)
   return ids
 end
 
+--- Under a sanitizer, where a token takes ten times as long, a prompt's beginning stands for it.
+local function cut(ids)
+  return SANITIZED and { unpack(ids, 1, 24) } or ids
+end
+
 --- The eight prompts that go side by side.
 local function eight()
   local prompts = {}
   for i = 2, 9 do
-    prompts[#prompts + 1] = reference[i].ids
+    prompts[#prompts + 1] = cut(reference[i].ids)
   end
   return prompts
 end
@@ -174,10 +179,11 @@ describe("the default model's logits", function()
     assert.is_true(#reference >= 10)
     local worst, positions = { ratio = 0 }, 0
     for p, prompt in ipairs(reference) do
-      local got = run(best, { prompt.ids }, 512, true)
+      local ids = cut(prompt.ids)
+      local got = run(best, { ids }, 512, true)
       alone[p] = got.hash[1]
-      for i, row in ipairs(prompt.rows) do
-        local off = difference(got.logits + (i - 1) * N_VOCAB, row)
+      for i = 1, #ids do
+        local off = difference(got.logits + (i - 1) * N_VOCAB, prompt.rows[i])
         positions = positions + 1
         if off > worst.ratio then
           worst = { ratio = off, where = ("%s, position %d"):format(prompt.name, i - 1) }
@@ -192,6 +198,9 @@ describe("the default model's logits", function()
   -- Greedy decoding of ours follows the reference exactly as long as the reference's tokens before are ours too, so one pass over
   -- prompt and reference answer tells the length of the common text and what we would have said instead.
   it("give the reference's greedy text, but where its own margin is thin", function()
+    if SANITIZED then
+      return pending "takes minutes under a sanitizer"
+    end
     local rows = json.decode(slurp "spec/fixtures/greedy.json")
     assert.equal(10, #rows)
     local same, told = 0, {}
