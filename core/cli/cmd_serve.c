@@ -78,6 +78,9 @@ static int run_serve(int argc, char **argv)
                 return mp_cli_usage(&mp_cmd_serve, "at most %d times --listen", MAX_LISTEN);
             if (check_listen(value, &err) < 0)
                 return complain(&err, MP_EXIT_USAGE);
+            for (uint32_t k = 0; k < o.n_listen; k++)
+                if (strcmp(listen[k], value) == 0)
+                    return mp_cli_usage(&mp_cmd_serve, "--listen %s is given twice", value);
             listen[o.n_listen++] = value;
         } else if (!parse_seconds(value, strcmp(a, "--drain") == 0 ? &o.drain : &o.grace))
             return mp_cli_usage(&mp_cmd_serve, "%s wants seconds, 0 to 86400, not '%s'", a, value);

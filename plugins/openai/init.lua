@@ -221,6 +221,7 @@ local function read(req, fields)
   for name, value in pairs(body) do
     local check = fields[name]
     if not check then
+      name = tostring(name):sub(1, 64)
       return invalid(name, ("unknown field '%s'"):format(name), "unknown_parameter")
     elseif value ~= mp.null then
       local message, at = check(value, name)

@@ -173,6 +173,7 @@ describe("serve", function()
       { { "serve" }, "which configuration%?" },
       { { "serve", "--lissten", "x", "c.lua" }, "unknown option '%-%-lissten'" },
       { { "serve", "--listen" }, "%-%-listen needs a value" },
+      { { "serve", "--listen", "[::1]:0", "--listen", "[::1]:0", "x.lua" }, "%-%-listen %[::1%]:0 is given twice" },
       { { "serve", "--drain", "soon", "c.lua" }, "%-%-drain wants seconds, 0 to 86400, not 'soon'" },
       { { "serve", "a.lua", "b.lua" }, "one configuration, not 'a.lua' and 'b.lua'" },
       { { "_gateway", "--", "a.lua" }, "only `moonpool serve` starts this" },

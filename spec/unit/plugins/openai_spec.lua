@@ -305,6 +305,7 @@ describe("the openai plugin", function()
       { "store", true, "'store' is not yet built: leave it out" },
       { "user", 3, "'user' must be a string, not 3" },
       { "temprature", 1, "unknown field 'temprature'" },
+      { ("x"):rep(1000), 1, "unknown field '" .. ("x"):rep(64) .. "'", ("x"):rep(64) },
     } do
       local field, value, message, param = case[1], case[2], case[3], case[4] or case[1]
       it("name the field: " .. message, function()
