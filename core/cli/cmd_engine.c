@@ -126,5 +126,5 @@ const struct mp_cmd mp_cmd_engine = {
     "  --group NAME    the device group: cpu (the default), fake\n"
     "  --threads N     threads of the device\n"
     "  --device SPEC   further options of the device: isa=avx2\n"
-    "SIGTERM ends it, exit 0.\n",
+    "SIGTERM ends it, exit 0; with --parent-fd SIGUSR1 does, and SIGTERM is the parent's to judge.\n",
     run};

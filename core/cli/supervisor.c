@@ -9,6 +9,7 @@
 #include "core/base/mem.h"
 #include "core/cli/cli.h"
 #include "core/cli/places.h"
+#include "core/engine/engine.h"
 #include "core/gateway/control.h"
 #include "core/gateway/ctl.h"
 #include "core/wire/wire.h"
@@ -313,14 +314,14 @@ static void stop_begin(struct supervisor *s, int exit_code)
     if (s->gateway.pid > 0)
         signal_child(&s->gateway, MP_CONTROL_STOP_SIGNAL);
     else
-        stop_engines(s, SIGTERM);
+        stop_engines(s, MP_ENGINE_STOP_SIGNAL);
 }
 
 static void stop_now(struct supervisor *s)
 {
     s->kill_at = mp_clock_mono_ns() + HURRY_PATIENCE;
     signal_child(&s->gateway, MP_CONTROL_STOP_SIGNAL); /* its second: at once */
-    stop_engines(s, SIGTERM);
+    stop_engines(s, MP_ENGINE_STOP_SIGNAL);
 }
 
 static void on_signal(struct supervisor *s)
@@ -384,7 +385,7 @@ static void child_ended(struct supervisor *s, struct child *c, int status)
                 s->exit_code = MP_EXIT_FAILED;
         }
         if (gateway)
-            stop_engines(s, SIGTERM);
+            stop_engines(s, MP_ENGINE_STOP_SIGNAL);
         return;
     }
     if (gateway && !s->ever_ready && WIFEXITED(status) && WEXITSTATUS(status) == MP_EXIT_USAGE) {

@@ -3,7 +3,12 @@
 #define MP_ENGINE_H
 #include "core/base/err.h"
 
+#include <signal.h>
 #include <stdint.h>
+
+/* What a parent (parent_fd) sends to have its engine stop. Not SIGTERM, which reaches every process when a service manager
+ * stops a group: the gateway's streams would be cut while they drain. An engine without a parent stops at SIGTERM. */
+#define MP_ENGINE_STOP_SIGNAL SIGUSR1
 
 struct mp_engine_conf {
     int listen_fd;      /* a listening Unix socket; the engine's to close */
@@ -13,7 +18,7 @@ struct mp_engine_conf {
     uint32_t chunk;     /* debug cap on prefill chunks; 0: none */
 };
 
-/* Serves until SIGTERM or until parent_fd ends. 0: ended as asked. SIGTERM and SIGCHLD must not be used otherwise. */
+/* Serves until its stop signal comes or parent_fd ends. 0: ended as asked. SIGTERM, SIGUSR1 and SIGCHLD must not be used otherwise. */
 int mp_engine_run(const struct mp_engine_conf *conf, struct mp_err *err);
 
 #endif

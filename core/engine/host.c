@@ -176,7 +176,9 @@ static int start(struct mp_host *h, const struct mp_engine_conf *conf, struct mp
         return mp_err_set(err, MP_ENOENT, "no device group is called '%s'", conf->group);
     /* Blocked before any thread starts: they inherit it, and only the descriptor below sees the signal. */
     sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
+    sigaddset(&set, conf->parent_fd >= 0 ? MP_ENGINE_STOP_SIGNAL : SIGTERM);
+    if (conf->parent_fd >= 0)
+        (void)signal(SIGTERM, SIG_IGN);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
     (void)signal(SIGHUP, SIG_IGN);

@@ -40,7 +40,7 @@ end)
 describe("a gateway that is killed", function()
   after_each(server.cleanup)
 
-  it("leaves SIGTERM and SIGINT to the supervisor: the port stays open", function()
+  it("leaves SIGTERM and SIGINT to the supervisor, as the engine does: the port stays open", function()
     local s = boot()
     local gateway = s:pids().gateway
     server.kill(gateway, 15)
@@ -49,6 +49,11 @@ describe("a gateway that is killed", function()
       assert.equal(200, s:chat().status)
     end
     assert.equal(gateway, s:pids().gateway)
+    local engine = s:pids()["engine fake"]
+    server.kill(engine, 15)
+    server.kill(engine, 2)
+    assert.equal(200, s:chat().status)
+    assert.equal(engine, s:pids()["engine fake"])
   end)
 
   it("does not spin on a socket that was shut behind its back", function()
