@@ -182,7 +182,7 @@ local function usage(prompt, completion, ns)
 end
 
 function Call:prepared(n)
-  C.mp_call_on_prepared(self.ptr, n or 7, 100)
+  C.mp_call_on_prepared(self.ptr, n or 7, 4096)
   return self
 end
 
