@@ -3,6 +3,7 @@
 --- instruction set. Numerics: plain. All through core/engine/harness.h, which runs the engine's own steps and pages.
 local json = require "dkjson"
 local C, ffi = require "spec.support.ffi" "core/engine/harness.h"
+jit.on() -- hundreds of millions of logits are compared here
 
 ffi.cdef "int memcmp(const void *a, const void *b, size_t n);"
 
