@@ -45,18 +45,24 @@ static int bad(lua_State *L, const char *fmt, const char *what)
 
 /* ---- what the Lua side asks of the file ---- */
 
+/* What a getter gave: nothing for a key that is absent, else its number. Raises what is wrong with it. */
+static int give(lua_State *L, int rc, double v, const struct mp_err *err)
+{
+    if (rc == MP_ENOENT)
+        return 0;
+    if (rc < 0)
+        return raise(L, err);
+    lua_pushnumber(L, v);
+    return 1;
+}
+
 static int file_u32(lua_State *L)
 {
     struct mp_err err;
     uint32_t v = 0;
     int rc = mp_gguf_u32(file_of(L), luaL_checkstring(L, 1), (uint32_t)luaL_checknumber(L, 2),
                          (uint32_t)luaL_checknumber(L, 3), &v, &err);
-    if (rc == MP_ENOENT)
-        return 0;
-    if (rc < 0)
-        return raise(L, &err);
-    lua_pushnumber(L, v);
-    return 1;
+    return give(L, rc, v, &err);
 }
 
 static int file_f32(lua_State *L)
@@ -65,12 +71,7 @@ static int file_f32(lua_State *L)
     float v = 0;
     int rc = mp_gguf_f32(file_of(L), luaL_checkstring(L, 1), (float)luaL_checknumber(L, 2),
                          (float)luaL_checknumber(L, 3), &v, &err);
-    if (rc == MP_ENOENT)
-        return 0;
-    if (rc < 0)
-        return raise(L, &err);
-    lua_pushnumber(L, v);
-    return 1;
+    return give(L, rc, v, &err);
 }
 
 static int file_str(lua_State *L)

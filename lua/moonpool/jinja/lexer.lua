@@ -1,6 +1,7 @@
 --- lua/moonpool/jinja/lexer.lua: a template's text as tags and what stands between them, white space controlled as jinja2 does
 --- with trim_blocks and lstrip_blocks. Used by moonpool.jinja.
-local floor, concat = math.floor, table.concat
+local utf8 = require("moonpool.jinja.value").utf8
+local concat = table.concat
 
 local MAX_TOKENS, MAX_TAGS = 4096, 32768 -- of one tag; of a template
 
@@ -16,17 +17,6 @@ local closes = { ["("] = ")", ["["] = "]", ["{"] = "}" }
 
 local function newlines(s)
   return select(2, s:gsub("\n", ""))
-end
-
-local function utf8(cp)
-  if cp < 0x80 then
-    return string.char(cp)
-  elseif cp < 0x800 then
-    return string.char(0xc0 + floor(cp / 64), 0x80 + cp % 64)
-  elseif cp < 0x10000 then
-    return string.char(0xe0 + floor(cp / 4096), 0x80 + floor(cp / 64) % 64, 0x80 + cp % 64)
-  end
-  return string.char(0xf0 + floor(cp / 262144) % 8, 0x80 + floor(cp / 4096) % 64, 0x80 + floor(cp / 64) % 64, 0x80 + cp % 64)
 end
 
 --- A string literal that begins at `at`; its text, and where it ends.

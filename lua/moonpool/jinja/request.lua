@@ -1,9 +1,10 @@
 --- lua/moonpool/jinja/request.lua: a chat request's JSON as values of moonpool.jinja (none of its strings trusted, dicts in their
 --- order), checked. Used by moonpool.jinja.
 local V = require "moonpool.jinja.value"
+local utf8 = V.utf8
 
 local class, text, is_string, NONE = V.class, V.text, V.is_string, V.NONE
-local floor, concat = math.floor, table.concat
+local concat = table.concat
 
 local MAX_MESSAGES, MAX_TOOLS = 2048, 128
 
@@ -14,17 +15,6 @@ end
 -- ---- JSON -----------------------------------------------------------------------------------------------------------
 
 local unescape = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
-
-local function utf8(cp)
-  if cp < 0x80 then
-    return string.char(cp)
-  elseif cp < 0x800 then
-    return string.char(0xc0 + floor(cp / 64), 0x80 + cp % 64)
-  elseif cp < 0x10000 then
-    return string.char(0xe0 + floor(cp / 4096), 0x80 + floor(cp / 64) % 64, 0x80 + cp % 64)
-  end
-  return string.char(0xf0 + floor(cp / 262144), 0x80 + floor(cp / 4096) % 64, 0x80 + floor(cp / 64) % 64, 0x80 + cp % 64)
-end
 
 --- The string whose opening quote stands at `at`.
 local function decode_string(src, at)

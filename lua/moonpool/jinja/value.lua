@@ -614,4 +614,18 @@ function V.to_json(ctx, v, style, level)
   return open .. concat(parts, style.item) .. close
 end
 
+--- The UTF-8 of a code point.
+---@param cp integer
+---@return string
+function V.utf8(cp)
+  if cp < 0x80 then
+    return string.char(cp)
+  elseif cp < 0x800 then
+    return string.char(0xc0 + floor(cp / 64), 0x80 + cp % 64)
+  elseif cp < 0x10000 then
+    return string.char(0xe0 + floor(cp / 4096), 0x80 + floor(cp / 64) % 64, 0x80 + cp % 64)
+  end
+  return string.char(0xf0 + floor(cp / 262144), 0x80 + floor(cp / 4096) % 64, 0x80 + floor(cp / 64) % 64, 0x80 + cp % 64)
+end
+
 return V
