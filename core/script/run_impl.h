@@ -7,7 +7,7 @@
 #include "core/script/watchdog.h"
 
 enum {
-    BODY_NS_PER_BYTE = 20
+    BODY_NS_PER_BYTE = 40
 }; /* CPU time that reading, or passing on, a request's body may take beside the script's own */
 
 struct mp_stream;
