@@ -59,6 +59,7 @@ int mp_err_set(struct mp_err *err, int code, const char *fmt, ...)
         va_list ap;
         va_start(ap, fmt);
         err->code = code;
+        err->retry_after = 0;
         vsnprintf(err->message, sizeof err->message, fmt, ap);
         va_end(ap);
         defuse(err->message);
@@ -74,6 +75,7 @@ int mp_err_errno(struct mp_err *err, int code, const char *fmt, ...)
         va_list ap;
         va_start(ap, fmt);
         err->code = code;
+        err->retry_after = 0;
         vsnprintf(err->message, sizeof err->message, fmt, ap);
         va_end(ap);
         size_t n = strlen(err->message);

@@ -32,7 +32,9 @@
     X(MP_ECPU, -23, "cpu_limit", 500)                   \
     X(MP_EMEMORY, -24, "memory_limit", 500)             \
     X(MP_EUSAGE, -25, "usage", 500)                     \
-    X(MP_EINTERNAL, -26, "internal", 500)
+    X(MP_EINTERNAL, -26, "internal", 500)               \
+    X(MP_EDEADLINE, -27, "deadline", 503)               \
+    X(MP_EQTIMEOUT, -28, "queue_timeout", 503)
 
 enum mp_error {
 #define X(code, num, name, status) code = num,
@@ -45,6 +47,7 @@ enum mp_error {
 struct mp_err {
     int code;           /* an enum mp_error, or 0 */
     char message[1000]; /* UTF-8, NUL-terminated */
+    double retry_after; /* seconds after which another try makes sense; 0: unknown. mp_err_set sets it to 0 */
 };
 
 const char *mp_err_name(int code);   /* "invalid_argument"; "ok" for 0; "unknown" otherwise. Static. */

@@ -335,7 +335,7 @@ static void row_set(struct mp_models *ms, struct mp_pool_model *m, struct mp_eng
         r = &ms->rows[ms->n_rows++];
         *r = (struct row){.model = m, .engine = e};
     }
-    r->keep = conf->min_replicas > 0;
+    r->keep = conf->settings.min_replicas > 0;
     if (r->spec && strcmp(r->spec, conf->spec_json) == 0)
         return;
     mp_free(r->spec);

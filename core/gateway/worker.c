@@ -17,7 +17,7 @@ static int set_up(struct mp_worker *w)
     struct mp_handler handler = mp_answer_handler(w);
     struct mp_engine *e;
     int rc = 0;
-    w->port = mp_pool_port_new(g->pool);
+    w->port = mp_pool_port_new(g->pool, NULL, NULL);
     for (uint32_t i = 0; (e = mp_models_engine_at(g->models, i)) != NULL; i++) {
         w->calls[i] = mp_calls_new(w->loop, e);
         mp_pool_port_bind(w->port, mp_engine_slot(e), w->calls[i]);

@@ -24,6 +24,8 @@ struct mp_pool {
 };
 
 struct mp_pool_port {
+    void (*wake)(void *ctx);
+    void *wake_ctx;
     struct mp_pool *pool;
     void *links[MP_POOL_MAX_PROVIDERS];
 };
@@ -199,10 +201,12 @@ void mp_pool_model_lost(struct mp_pool_model *m)
 
 /* ---- ports ---- */
 
-struct mp_pool_port *mp_pool_port_new(struct mp_pool *p)
+struct mp_pool_port *mp_pool_port_new(struct mp_pool *p, void (*wake)(void *ctx), void *ctx)
 {
     struct mp_pool_port *port = mp_calloc(sizeof *port);
     port->pool = p;
+    port->wake = wake;
+    port->wake_ctx = ctx;
     return port;
 }
 

@@ -10,6 +10,7 @@
 #ifndef MP_POOL_H
 #define MP_POOL_H
 #include "core/base/err.h"
+#include "core/pool/facts.h"
 #include "core/wire/msg.h"
 
 #include <stdbool.h>
@@ -27,6 +28,9 @@ enum { MP_POOL_MAX_PROVIDERS = 8 };
 
 struct mp_pool *mp_pool_new(void);
 void mp_pool_free(struct mp_pool *p); /* every port must be gone; NULL is fine */
+/* Control thread, before workers start. demand(ctx): a call waits for a model that is not warm: the keeper should turn. Any thread calls
+ * it, possibly often; it must not block. */
+void mp_pool_on_demand(struct mp_pool *p, void (*demand)(void *ctx), void *ctx);
 /* Control thread, before workers start: registers where replicas come from. group: the devices it serves ("cpu"), copied.
  * Returns its slot. */
 uint32_t mp_pool_provide(struct mp_pool *p, const char *group, const struct mp_provider_ops *ops, void *ctx);
@@ -44,18 +48,23 @@ struct mp_pool_model *mp_pool_at(struct mp_pool *p,
 
 struct mp_pool_status {
     enum mp_model_state state;
-    bool lost;                   /* its engine is away just now; the rest is what it said last */
-    uint64_t done, total;        /* loading: bytes so far, of total */
-    uint64_t memory;             /* bytes on the device */
-    uint32_t context;            /* tokens of prompt and answer together; 0: not known yet */
-    uint32_t running, queued;    /* in the engine: on the device; waiting for a place */
-    uint32_t loads;              /* times loaded since its engine started */
-    uint32_t engine;             /* its engine's process id */
-    uint32_t waiting, in_flight; /* the gateway's calls: sent, not yet started; started, not yet ended */
-    uint64_t calls;              /* ever sent */
-    int error;                   /* failed: an MP_E… code */
-    char device[128];            /* "cpu: 2 threads, avx2"; the group's name until an engine said more */
-    char arch[64], reason[1000]; /* reason: why it failed; "" otherwise */
+    bool lost;                         /* its engine is away just now; the rest is what it said last */
+    uint64_t done, total;              /* loading: bytes so far, of total */
+    uint64_t memory;                   /* bytes on the device */
+    uint32_t context;                  /* tokens of prompt and answer together; 0: not known yet */
+    uint32_t running, queued;          /* in the engine: on the device; waiting for a place */
+    uint32_t loads;                    /* times loaded since its engine started */
+    uint32_t engine;                   /* its engine's process id */
+    uint32_t waiting, in_flight;       /* the gateway's calls: not yet started; started, not yet ended */
+    uint64_t need, reserved;           /* bytes that a load reserves (0: not known yet); that are reserved now */
+    uint64_t loads_total, cold_starts; /* since this gateway began: loads; calls that waited for one */
+    double load_seconds;               /* the last load's, 0: none yet */
+    double idle;                       /* seconds since the last request ended or came */
+    double state_seconds;              /* in this state */
+    uint64_t calls;                    /* ever sent */
+    int error;                         /* failed: an MP_E… code */
+    char device[128];                  /* "cpu: 2 threads, avx2"; the group's name until an engine said more */
+    char arch[64], reason[1000];       /* reason: why it failed; "" otherwise */
 };
 
 const char *mp_pool_model_name(const struct mp_pool_model *m);                  /* any thread */
@@ -68,7 +77,12 @@ void mp_pool_model_lost(struct mp_pool_model *m); /* control thread: its engine 
 
 /* ---- a worker's port: that worker's thread only ---- */
 
-struct mp_pool_port *mp_pool_port_new(struct mp_pool *p);
+/* wake(ctx): something waits for mp_pool_port_run; called from any thread, with a lock held: it only posts. */
+struct mp_pool_port *mp_pool_port_new(struct mp_pool *p, void (*wake)(void *ctx), void *ctx);
+/* Gives places to calls that got one, ends those whose time is over or whose model failed. After a wake, and when due. now_ns: monotonic. */
+void mp_pool_port_run(struct mp_pool_port *port, uint64_t now_ns);
+uint64_t
+mp_pool_port_due(const struct mp_pool_port *port); /* when the earliest waiting call times out; UINT64_MAX: never */
 void mp_pool_port_free(struct mp_pool_port *port); /* every call must have ended; NULL is fine */
 /* The worker's own end at a provider: what ops->send and the like get as `link`. */
 void mp_pool_port_bind(struct mp_pool_port *port, uint32_t provider, void *link);

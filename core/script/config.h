@@ -3,6 +3,8 @@
  * (listeners, engines, limits) and by every worker's VM. All strings live as long as the mp_config. */
 #ifndef MP_SCRIPT_CONFIG_H
 #define MP_SCRIPT_CONFIG_H
+#include "core/pool/settings.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -31,6 +33,17 @@ struct mp_conf_server {
     uint32_t n_listen;
     uint32_t workers; /* 1..64; 0: the gateway chooses (one per two cores, at least one) */
     struct mp_conf_limits limits;
+    const char *policy; /* name of the mp.policy that counts; NULL: the default */
+    bool metrics;       /* /metrics on the public listeners too */
+};
+
+struct mp_conf_device {
+    const char *name; /* a device group: "cpu" */
+    uint64_t
+        memory; /* bytes that may be reserved at once; 0: not given: four fifths of what the machine (or cgroup) has */
+    double max_wait;      /* seconds that a request may wait for another model to be let go; 10 */
+    double min_residency; /* seconds that a model stays before it makes room while requests come; 5 */
+    const char *where;
 };
 
 /* Sampling defaults of a model. NaN, or -1 for integers: not given. Ranges are checked; core/wire/msg.h has the last word. */
@@ -49,10 +62,12 @@ struct mp_conf_model {
     uint32_t n_devices;         /* at least 1 */
     const char *const *aliases;
     uint32_t n_aliases;
-    uint32_t context;         /* tokens; 0: the model's own */
-    const char *numerics;     /* "plain" */
-    uint32_t min_replicas;    /* 0: cold at start; 1: loaded at start and kept warm */
-    uint32_t max_concurrency; /* requests in its batch at once; 16 */
+    uint32_t context;     /* tokens; 0: the model's own */
+    const char *numerics; /* "plain" */
+    struct mp_pool_settings settings;
+    struct mp_pool_schedule *schedules; /* tz is the config's own */
+    uint32_t n_schedules;
+    bool preload; /* loaded before a reload that brings it counts */
     struct mp_conf_sampling sampling;
     /* What the engine is told, one JSON object: {"source": path, "sha256"?, "context"?, "numerics", "max_concurrency",
      * "devices": […]}; what is absent is the engine's default. */
@@ -67,12 +82,35 @@ struct mp_conf_endpoint {
     const char *plugin;            /* the plugin that brought it, or NULL */
     const char *where;             /* "conf/moonpool.lua:12" */
     uint64_t body;                 /* bytes a request's body may have → 413 */
+    uint32_t max_concurrency;      /* requests at once, over all workers and generations → 429; 0: no limit */
+    double timeout;                /* seconds a request may take in all → 504; 0: no limit */
     const struct mp_schema *input; /* or NULL: the handler gets no checked input */
 };
 
 struct mp_conf_plugin {
     const char *name, *version;
     const char *where; /* file:line of its mp.plugin */
+};
+
+/* The function slots that the policies of a configuration fill (core/script/policy.h). */
+struct mp_conf_policy {
+    const char *name, *where;
+    uint32_t slots; /* 1 << enum mp_policy_slot */
+};
+
+struct mp_conf_job {
+    const char *name, *where;
+    const char *cron_text; /* or NULL: every */
+    struct mp_cron cron;
+    struct mp_tz *tz;              /* the config's own; NULL: UTC */
+    double every, jitter, timeout; /* seconds; timeout 0: none */
+    enum {
+        MP_JOB_SKIP,
+        MP_JOB_QUEUE,
+        MP_JOB_ALLOW
+    } overlap;       /* a tick comes while a run is under way: drop it; run once behind; run too */
+    bool per_worker; /* else once per node */
+    uint32_t index;  /* in mp_config.jobs */
 };
 
 struct mp_config {
@@ -83,8 +121,16 @@ struct mp_config {
     uint32_t n_endpoints;
     struct mp_conf_plugin *plugins; /* in order of first use */
     uint32_t n_plugins;
+    struct mp_conf_device *devices;
+    uint32_t n_devices;
+    struct mp_conf_policy *policies;
+    uint32_t n_policies;
+    struct mp_conf_job *jobs;
+    uint32_t n_jobs;
     struct mp_arena *arena; /* everything above lives in it */
-    const char *json;       /* everything declared as data, what `moonpool check --json` prints */
+    struct mp_tz **zones;   /* opened for schedules and jobs; freed with the config */
+    uint32_t n_zones;
+    const char *json; /* everything declared as data, what `moonpool check --json` prints */
 };
 
 /* By name or alias; NULL when unknown. Any thread. */

@@ -395,7 +395,7 @@ static const char *spec_json(struct mp_decl *d, const struct mp_conf_model *m)
         mp_buf_printf(&b, ",\"sha256\":\"%s\"", m->sha256);
     if (m->context)
         mp_buf_printf(&b, ",\"context\":%u", m->context);
-    mp_buf_printf(&b, ",\"numerics\":\"%s\",\"max_concurrency\":%u,\"devices\":[", m->numerics, m->max_concurrency);
+    mp_buf_printf(&b, ",\"numerics\":\"%s\",\"max_concurrency\":%u,\"devices\":[", m->numerics, m->settings.max_concurrency);
     for (uint32_t i = 0; i < m->n_devices; i++)
         mp_buf_printf(&b, "%s\"%s\"", i ? "," : "", m->devices[i]);
     mp_buf_puts(&b, "]}");
@@ -484,8 +484,9 @@ static void take_model(struct mp_decl *d, uint32_t self, lua_State *L)
     m->context = (uint32_t)decl_number(L, t, "context", 0);
     m->numerics = decl_string(d, L, t, "numerics");
     m->numerics = m->numerics ? m->numerics : "plain";
-    m->min_replicas = (uint32_t)decl_number(L, t, "min_replicas", 0);
-    m->max_concurrency = (uint32_t)decl_number(L, t, "max_concurrency", 16);
+    mp_pool_settings_init(&m->settings);
+    m->settings.min_replicas = (uint32_t)decl_number(L, t, "min_replicas", 0);
+    m->settings.max_concurrency = (uint32_t)decl_number(L, t, "max_concurrency", 16);
     m->sampling = take_sampling(L, t);
     m->spec_json = spec_json(d, m);
 }

@@ -234,7 +234,7 @@ function M.app(source, opts)
       local m = config.models[i]
       assert(C.mp_pool_declare(self.pool, m.name, m.devices, m.n_devices, model, err) == 0, ffi.string(err.message))
     end
-    self.port = C.mp_pool_port_new(self.pool)
+    self.port = C.mp_pool_port_new(self.pool, nil, nil)
     C.mp_pool_port_bind(self.port, slot, ffi.cast("void *", numbers))
   end
   self.worker = C.mp_script_worker_new(0, C.mp_evloop_uv(self.loop), self.port)

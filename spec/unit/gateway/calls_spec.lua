@@ -180,7 +180,7 @@ describe("calls at an engine", function()
     config.models, config.n_models = conf, 1
     assert.equal(0, C.mp_models_declare(models, config, err))
     model = C.mp_pool_find(pool, "m")
-    port = C.mp_pool_port_new(pool)
+    port = C.mp_pool_port_new(pool, nil, nil)
     calls = C.mp_calls_new(loop, engine)
     C.mp_pool_port_bind(port, 0, calls)
   end)
@@ -327,7 +327,7 @@ describe("calls at an engine", function()
   end)
 
   it("find a model loaded again that was warm when its engine died", function()
-    conf[0].min_replicas = 1
+    conf[0].settings.min_replicas = 1
     assert.equal(0, C.mp_models_declare(models, config, err))
     local failed = ffi.new "struct mp_pool_model *[1]"
     until_true("ready", function() return C.mp_models_ready(models, failed) end)

@@ -52,7 +52,7 @@ describe("a call", function()
     asked, seen, on_event, err = {}, {}, {}, ffi.new "struct mp_err"
     pool = C.mp_pool_new()
     C.mp_pool_provide(pool, "cpu", ops, nil)
-    port = C.mp_pool_port_new(pool)
+    port = C.mp_pool_port_new(pool, nil, nil)
     C.mp_pool_port_bind(port, 0, ffi.cast("void *", 1))
     local out = ffi.new "struct mp_pool_model *[1]"
     assert.equal(0, C.mp_pool_declare(pool, "m", ffi.new("const char *[2]", "cuda", "cpu"), 2, out, err))
