@@ -10,7 +10,8 @@ struct mp_link;
 struct mp_link_events {
     void (*up)(void *user);                              /* the engine's HELLO came: messages may be sent */
     void (*message)(void *user, const struct mp_msg *m); /* spans are valid during the call only */
-    void (*down)(void *user, const struct mp_err *why);  /* was up, and is no more; what was sent may be lost */
+    /* Was up, and is no more; what was sent may be lost. code 0: it said BYE, for it had nothing to do; message is its reason. */
+    void (*down)(void *user, const struct mp_err *why);
 };
 
 /* path: the engine's socket; copied. Tries at once, then again and again, up to a second apart. */

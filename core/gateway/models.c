@@ -8,6 +8,7 @@
 #include "core/gateway/link.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <uv.h>
 
@@ -46,7 +47,15 @@ struct mp_models {
     struct row *rows;
     uint32_t n_rows, cap_rows;
     uv_timer_t tick;
+    struct mp_keeper *keeper;
+    struct mp_policies *policies;     /* borrowed, or NULL */
+    struct mp_generation *generation; /* whose policies */
 };
+
+const char *mp_models_group_at(uint32_t i)
+{
+    return i < MP_COUNT(groups) ? groups[i] : NULL;
+}
 
 const char *mp_models_missing(uint32_t i)
 {
@@ -377,6 +386,56 @@ bool mp_models_ready(struct mp_models *ms, struct mp_pool_model **failed)
             *failed = r->model;
     }
     return ready;
+}
+
+struct mp_keeper *mp_models_keeper(struct mp_models *ms)
+{
+    return ms->keeper;
+}
+
+void mp_models_turn(struct mp_models *ms)
+{
+    (void)ms;
+}
+
+void mp_models_policies(struct mp_models *ms, struct mp_policies *policies, struct mp_generation *active)
+{
+    ms->policies = policies;
+    ms->generation = active;
+}
+
+struct check {
+    void (*done)(void *user, const struct mp_problems *problems);
+    void *user;
+    struct mp_problems problems;
+};
+
+static void end_check(void *arg)
+{
+    struct check *c = arg;
+    c->done(c->user, &c->problems);
+    mp_problems_free(&c->problems);
+    mp_free(c);
+}
+
+int mp_models_check(struct mp_models *ms, const struct mp_config *config,
+                    void (*done)(void *user, const struct mp_problems *problems), void *user)
+{
+    struct check *c = mp_calloc(sizeof *c);
+    struct mp_err err = {0};
+    c->done = done;
+    c->user = user;
+    for (uint32_t i = 0; i < config->n_models; i++)
+        if (!mp_models_group(&config->models[i], &err))
+            mp_problems_add(&c->problems, NULL, NULL, 0, 0, 0, NULL, "%s", err.message);
+    mp_evloop_post(ms->loop, end_check, c);
+    return 0;
+}
+
+void mp_engine_status(const struct mp_engine *e, struct mp_engine_status *out)
+{
+    *out = (struct mp_engine_status){.pid = mp_engine_declared(e), .wanted = true};
+    snprintf(out->device, sizeof out->device, "%s", e->group);
 }
 
 const char *mp_engine_path(const struct mp_engine *e)
