@@ -25,6 +25,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -59,6 +60,7 @@ struct address {
     struct mp_address asked, real;
     int fds[MP_CTL_MAX_FDS];
     uint32_t n;
+    bool wanted; /* the gateway that runs now asked for it */
 };
 
 struct supervisor {
@@ -71,6 +73,8 @@ struct supervisor {
     uint32_t n_engines;
     struct address addresses[MAX_ADDRESSES];
     uint32_t n_addresses;
+    char *admin_path; /* of the admin socket, which outlives gateways; NULL until one asked for it */
+    int admin;
     bool ever_ready; /* a gateway said so: from now on it comes back with its snapshot */
     bool stopping;
     uint64_t kill_at; /* while stopping: when patience ends */
@@ -127,6 +131,8 @@ static void gateway_start(struct supervisor *s)
     if (s->ctl >= 0)
         close(s->ctl);
     s->ctl = -1;
+    for (uint32_t i = 0; i < s->n_addresses; i++)
+        s->addresses[i].wanted = false;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0) {
         mp_error("cannot make the gateway's control socket: %s", strerror(errno));
         s->gateway.restart_at = mp_clock_mono_ns() + BACKOFF_MOST;
@@ -192,30 +198,70 @@ static void refuse(struct supervisor *s, const struct mp_err *err)
     answer(s, &m, NULL, 0);
 }
 
-static int address_find(struct supervisor *s, const struct mp_ctl_msg *ask, struct address **out, struct mp_err *err)
+static struct address *address_find(struct supervisor *s, const struct mp_address *asked)
 {
-    struct address *a;
+    for (uint32_t i = 0; i < s->n_addresses; i++)
+        if (strcmp(s->addresses[i].asked.host, asked->host) == 0 && s->addresses[i].asked.port == asked->port)
+            return &s->addresses[i];
+    return NULL;
+}
+
+static int address_get(struct supervisor *s, const struct mp_ctl_msg *ask, struct address **out, struct mp_err *err)
+{
+    struct address *a = address_find(s, &ask->address);
     int rc;
-    for (uint32_t i = 0; i < s->n_addresses; i++) {
-        a = &s->addresses[i];
-        if (strcmp(a->asked.host, ask->address.host) == 0 && a->asked.port == ask->address.port) {
-            if (a->n != ask->count)
-                return mp_err_set(err, MP_ESTATE, "the number of workers is fixed at start: it was %u, not %u", a->n,
-                                  ask->count);
-            *out = a;
-            return 0;
-        }
+    if (a) {
+        if (a->n != ask->count)
+            return mp_err_set(err, MP_ESTATE, "the number of workers is fixed at start: it was %u, not %u", a->n,
+                              ask->count);
+        a->wanted = true;
+        *out = a;
+        return 0;
     }
     if (s->n_addresses == MAX_ADDRESSES || ask->count < 1 || ask->count > MP_CTL_MAX_FDS)
         return mp_err_set(err, MP_ELIMIT, "at most %d addresses, with 1 to %d workers", MAX_ADDRESSES, MP_CTL_MAX_FDS);
     a = &s->addresses[s->n_addresses];
-    *a = (struct address){.asked = ask->address, .real = ask->address, .n = ask->count};
+    *a = (struct address){.asked = ask->address, .real = ask->address, .n = ask->count, .wanted = true};
     rc = mp_address_listen(&a->real, a->fds, a->n, err);
     if (rc < 0)
         return rc;
     s->n_addresses++;
     *out = a;
     return 0;
+}
+
+/* Who waits to be accepted there is cut off. */
+static void address_drop(struct supervisor *s, struct address *a)
+{
+    for (uint32_t k = 0; k < a->n; k++)
+        close(a->fds[k]);
+    *a = s->addresses[--s->n_addresses];
+}
+
+/* A gateway that crashed while an address came or went may have left one that nobody accepts from. */
+static void addresses_sweep(struct supervisor *s)
+{
+    for (uint32_t i = s->n_addresses; i-- > 0;)
+        if (!s->addresses[i].wanted)
+            address_drop(s, &s->addresses[i]);
+}
+
+static int admin_get(struct supervisor *s, struct mp_err *err)
+{
+    char *path;
+    int rc;
+    if (s->admin >= 0)
+        return 0;
+    path = mp_place_socket(s->o->runtime, "admin", err);
+    if (!path)
+        return MP_EINVAL;
+    rc = mp_wire_listen(path, 64, &s->admin, err);
+    if (rc == 0 && chmod(path, 0600) < 0)
+        mp_warn("cannot make %s private: %s", path, strerror(errno)); /* its folder is */
+    if (rc == 0)
+        s->admin_path = mp_move(&path);
+    mp_free(path);
+    return rc;
 }
 
 static int engine_find(struct supervisor *s, const char *group, struct engine **out, struct mp_err *err)
@@ -267,7 +313,7 @@ static void on_ctl(struct supervisor *s)
     }
     switch (m.type) {
     case MP_CTL_LISTEN:
-        if (address_find(s, &m, &a, &err) < 0) {
+        if (address_get(s, &m, &a, &err) < 0) {
             refuse(s, &err);
             break;
         }
@@ -283,7 +329,24 @@ static void on_ctl(struct supervisor *s)
         snprintf(m.text, sizeof m.text, "%s", e->path);
         answer(s, &m, NULL, 0);
         break;
-    case MP_CTL_READY: s->ever_ready = true; break;
+    case MP_CTL_UNLISTEN:
+        a = address_find(s, &m.address);
+        if (a)
+            address_drop(s, a);
+        break;
+    case MP_CTL_ADMIN:
+        if (admin_get(s, &err) < 0) {
+            refuse(s, &err);
+            break;
+        }
+        m = (struct mp_ctl_msg){.type = MP_CTL_SOCKETS, .count = 1};
+        snprintf(m.text, sizeof m.text, "%s", s->admin_path);
+        answer(s, &m, &s->admin, 1);
+        break;
+    case MP_CTL_READY:
+        s->ever_ready = true;
+        addresses_sweep(s);
+        break;
     default: mp_warn("the gateway sent an unknown control message %u", m.type);
     }
 }
@@ -469,7 +532,10 @@ static void tear_down(struct supervisor *s)
     for (uint32_t i = 0; i < s->n_addresses; i++)
         for (uint32_t k = 0; k < s->addresses[i].n; k++)
             close(s->addresses[i].fds[k]);
-    const int fds[] = {s->ctl, s->death[0], s->death[1], s->signals};
+    if (s->admin_path)
+        unlink(s->admin_path);
+    mp_free(s->admin_path);
+    const int fds[] = {s->admin, s->ctl, s->death[0], s->death[1], s->signals};
     for (size_t i = 0; i < MP_COUNT(fds); i++)
         if (fds[i] >= 0)
             close(fds[i]);
@@ -477,7 +543,7 @@ static void tear_down(struct supervisor *s)
 
 int mp_supervisor_run(const struct mp_supervisor_options *options)
 {
-    struct supervisor s = {.o = options, .signals = -1, .death = {-1, -1}, .ctl = -1};
+    struct supervisor s = {.o = options, .signals = -1, .death = {-1, -1}, .ctl = -1, .admin = -1};
     struct mp_err err = {0};
     mp_log_role("supervisor");
     snprintf(s.gateway.name, sizeof s.gateway.name, "gateway");

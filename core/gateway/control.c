@@ -188,40 +188,28 @@ static void print_problems(const struct mp_problems *problems)
     mp_buf_free(&b);
 }
 
-/* The configuration runs once to be judged and to say how many workers it wants; what serves is then built from the snapshot,
- * just as it would be after a crash. */
+/* The configuration is judged, and says how many workers it wants; then each gets its VM from the snapshot. */
 static int build_generation(struct control *c, struct mp_err *err)
 {
     struct mp_generation_options options = {.number = 1, .lenient_files = c->o->restore};
-    struct mp_generation *judged = NULL;
     struct mp_sources *sources = NULL;
     struct mp_problems problems = {0};
-    struct mp_buf saved = {0};
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     int rc = read_sources(c->o, &sources, err);
     if (rc < 0)
         goto out;
-    rc = mp_generation_build(&judged, sources, &options, &problems);
+    rc = mp_generation_build(&c->generation, sources, &options, &problems);
     if (rc < 0)
         goto out;
-    sources = NULL; /* judged's now */
-    mp_sources_save(mp_generation_sources(judged), &saved);
-    c->n_workers = mp_generation_config(judged)->server.workers;
+    sources = NULL; /* the generation's now */
+    c->n_workers = mp_generation_config(c->generation)->server.workers;
     if (c->n_workers == 0)
         c->n_workers = cores > 3 ? (uint32_t)(cores / 2 < MP_CTL_MAX_FDS ? cores / 2 : MP_CTL_MAX_FDS) : 1;
-    rc = mp_sources_load(&sources, saved.data, saved.len, err);
-    if (rc < 0)
-        goto out;
-    options.workers = c->n_workers;
-    rc = mp_generation_build(&c->generation, sources, &options, &problems);
-    if (rc == 0)
-        sources = NULL; /* the generation's now */
+    rc = mp_generation_open(c->generation, c->n_workers, &problems);
 out:
     print_problems(&problems);
-    mp_generation_free(judged);
     mp_sources_free(sources);
     mp_problems_free(&problems);
-    mp_buf_free(&saved);
     return rc;
 }
 

@@ -1,6 +1,6 @@
 /* core/gateway/ctl.h — the few words between a gateway and its supervisor, over a SOCK_SEQPACKET pair: a gateway asks for
- * listening sockets and for engines, and says when it is ready. The supervisor (core/cli/supervisor.c) answers each LISTEN
- * and ENGINE once, in order. Messages are of one fixed size; both ends are the same build. */
+ * listening sockets and for engines, and says when it is ready. The supervisor (core/cli/supervisor.c) answers each LISTEN,
+ * ENGINE and ADMIN once, in order. Messages are of one fixed size; both ends are the same build. */
 #ifndef MP_CTL_H
 #define MP_CTL_H
 #include "core/base/err.h"
@@ -14,7 +14,10 @@ enum mp_ctl_type {
     MP_CTL_LISTEN =
         1, /* gateway: `count` sockets of `address`. → SOCKETS: the descriptors, and the real port; → REFUSED */
     MP_CTL_ENGINE, /* gateway: an engine for the device group `text`. → PATH: its socket's path in text; → REFUSED */
-    MP_CTL_READY,  /* gateway: requests are answered; from now on a crash restarts it with its snapshot */
+    MP_CTL_READY,  /* gateway: requests are answered; from now on a crash restarts it with its snapshot; addresses that
+                    * this gateway did not ask for are let go */
+    MP_CTL_UNLISTEN, /* gateway: `address`, as LISTEN asked for it, is not listened on any more. No answer */
+    MP_CTL_ADMIN, /* gateway: the admin socket, which listens. → SOCKETS: one descriptor, its path in text; → REFUSED */
     MP_CTL_SOCKETS,
     MP_CTL_PATH,
     MP_CTL_REFUSED, /* code and text say why */

@@ -26,10 +26,16 @@ static struct mp_vm_account *owner(struct mp_vm *vm, const struct head *h)
     return s->account && s->generation == h->generation ? s->account : &vm->own;
 }
 
+/* Read by any thread (mp_vm_used), written by the VM's own. */
+static void set_total(struct mp_vm *vm, size_t n)
+{
+    __atomic_store_n(&vm->total, n, __ATOMIC_RELAXED);
+}
+
 static void credit(struct mp_vm *vm, struct mp_vm_account *a, size_t n)
 {
     a->used -= n;
-    vm->total -= n;
+    set_total(vm, vm->total - n);
     if (a->limit && a->used + a->limit / 4 < a->hurry)
         a->hurry = max_size(a->limit / 2, a->used + a->limit / 8);
 }
@@ -37,7 +43,7 @@ static void credit(struct mp_vm *vm, struct mp_vm_account *a, size_t n)
 static void charge(struct mp_vm *vm, struct mp_vm_account *a, size_t n)
 {
     a->used += n;
-    vm->total += n;
+    set_total(vm, vm->total + n);
     if (a->used > a->peak)
         a->peak = a->used;
 }
@@ -199,7 +205,7 @@ struct mp_vm_account *mp_vm_charge(struct mp_vm *vm, struct mp_vm_account *a)
 
 size_t mp_vm_used(const struct mp_vm *vm)
 {
-    return vm->total;
+    return __atomic_load_n(&vm->total, __ATOMIC_RELAXED);
 }
 
 size_t mp_vm_cap(const struct mp_vm *vm)

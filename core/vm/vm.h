@@ -79,7 +79,7 @@ int mp_vm_account_open(struct mp_vm *vm, struct mp_vm_account *a, size_t limit, 
 void mp_vm_account_close(struct mp_vm *vm, struct mp_vm_account *a); /* fine when it is not open */
 /* What is allocated from now on is a's (NULL: the VM's own). Returns the account that was current, NULL for the VM's. */
 struct mp_vm_account *mp_vm_charge(struct mp_vm *vm, struct mp_vm_account *a);
-size_t mp_vm_used(const struct mp_vm *vm); /* bytes in all, garbage included */
+size_t mp_vm_used(const struct mp_vm *vm); /* bytes in all, garbage included; any thread */
 size_t mp_vm_cap(const struct mp_vm *vm);
 size_t mp_vm_own(const struct mp_vm *vm); /* bytes on the VM's own account */
 void mp_vm_collect(struct mp_vm *vm);     /* a full collection: slow, for builders and specs */
