@@ -7,7 +7,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { MP_DECISIONS_KEPT = 4096, MP_DECISION_MAX = 8192 /* bytes of one; longer inputs are left out */ };
+enum {
+    MP_DECISIONS_KEPT = 4096,
+    MP_DECISIONS_BYTES = 8388608, /* of all that are kept: the oldest go first */
+    MP_DECISION_MAX = 8192,       /* bytes of one: longer inputs are left out, then longer texts cut */
+};
 
 struct mp_decision {      /* all borrowed during the call */
     const char *kind;     /* "scale", "evict", "admit", "rank", "route", "state", "reload", "job" */
@@ -20,10 +24,13 @@ struct mp_decision {      /* all borrowed during the call */
 };
 
 /* One that equals its kind's and model's last (kind, model, policy, decision, reason, fallback) only raises that one's `times`, unless kind is
- * "state", "reload" or "job". */
+ * "state", "reload" or "job". NULL texts count as "". */
 void mp_decide(const struct mp_decision *d);
 /* Appends a JSON line per decision numbered above `after`, oldest first: {"n", "time", "kind", "policy"?, "model"?, "decision", "reason"?,
- * "fallback"?, "times", "inputs"?}. Returns the highest number there is. `most`: at most so many lines. */
+ * "fallback"?, "times", "last"?, "inputs"?}; time and last (when times > 1) are Unix seconds; absent where "". At most `most` lines.
+ * Returns the number of the last one printed, or the highest there is when none was: the next call's `after`. */
 uint64_t mp_decisions_print(uint64_t after, uint32_t most, struct mp_buf *out);
+/* wake(ctx) is called once, by whoever makes the next decision, with the ring's lock held: it only posts. One watcher; NULL: none any more. */
+void mp_decisions_watch(void (*wake)(void *ctx), void *ctx);
 
 #endif
