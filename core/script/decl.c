@@ -2,26 +2,46 @@
 #include "core/script/decl.h"
 
 #include "core/base/arena.h"
-#include "core/base/json.h"
 #include "core/base/mem.h"
 #include "core/script/decl_impl.h"
 #include "core/vm/lua_json.h"
 
-#include <arpa/inet.h>
 #include <ctype.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-static const char *const kind_names[] = {"server", "model", "endpoint", "plugin"};
+/* ---- kinds ---- */
+
+static void push_model(lua_State *L, const struct mp_decl_entry *e)
+{
+    mp_lua_push_model(L, e->name);
+}
+
+const struct decl_kind decl_kinds[MP_N_DECL_KINDS] = {
+    [MP_DECL_SERVER] = {"server", "server", .schema = &mp_keys_server, .take = decl_take_server},
+    [MP_DECL_DEVICE] = {"device", "devices", .named = true},
+    [MP_DECL_MODEL] = {"model", "models", .named = true, .own_names = true, .schema = &mp_keys_model,
+                       .take = decl_take_model, .push = push_model},
+    [MP_DECL_ENDPOINT] = {"endpoint", "endpoints", .schema = &mp_keys_endpoint},
+    [MP_DECL_PLUGIN] = {"plugin", "plugins", .named = true, .schema = &mp_keys_plugin},
+    [MP_DECL_POLICY] = {"policy", "policies", .named = true},
+    [MP_DECL_JOB] = {"job", "jobs", .named = true},
+    [MP_DECL_SHARED] = {"shared", "shared", .named = true},
+};
 
 const char *mp_decl_kind_name(enum mp_decl_kind kind)
 {
-    return kind_names[kind];
+    return decl_kinds[kind].name;
+}
+
+uint32_t decl_count(const struct mp_decl *d, enum mp_decl_kind kind)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < d->n; i++)
+        n += d->entries[i].kind == kind;
+    return n;
 }
 
 /* ---- entries ---- */
@@ -109,9 +129,9 @@ void mp_decl_problem(struct mp_decl *d, const struct mp_decl_entry *e, const str
     int len = vasprintf(&text, fmt, ap);
     va_end(ap);
     if (f && n)
-        mp_locate(f->data, f->n, e->line, kind_names[e->kind], e->name, steps, n, &at);
+        mp_locate(f->data, f->n, e->line, decl_kinds[e->kind].name, e->name, steps, n, &at);
     mp_problems_add(d->problems, d->script->sources, e->file, at.line, at.column, at.width, hint, "mp.%s%s%s%s: %s",
-                    kind_names[e->kind], e->name ? " \"" : "", e->name ? e->name : "", e->name ? "\"" : "",
+                    decl_kinds[e->kind].name, e->name ? " \"" : "", e->name ? e->name : "", e->name ? "\"" : "",
                     len < 0 ? "out of memory" : text);
     free(text);
 }
@@ -203,157 +223,7 @@ double decl_number(lua_State *L, int t, const char *key, double otherwise)
     return v;
 }
 
-const char *decl_where(struct mp_decl *d, const struct mp_decl_entry *e)
-{
-    char *s = mp_asprintf("%s:%u", e->file, e->line);
-    const char *copy = mp_arena_strndup(d->arena, s, strlen(s));
-    mp_free(s);
-    return copy;
-}
-
-/* ---- mp.server ---- */
-
-int mp_listen_parse(const char *text, struct mp_arena *a, struct mp_conf_listen *out, struct mp_err *err)
-{
-    const char *colon = strrchr(text, ':');
-    unsigned char bytes[16];
-    char *end = NULL;
-    unsigned long port = colon && isdigit((unsigned char)colon[1]) ? strtoul(colon + 1, &end, 10) : 65536;
-    if (!colon || colon == text || !end || *end || port > 65535)
-        return mp_err_set(err, MP_EINVAL, "must be an address and a port, like \"127.0.0.1:7171\", not \"%.100s\"",
-                          text);
-    size_t n = (size_t)(colon - text);
-    bool six = text[0] == '[' && text[n - 1] == ']';
-    char *host = six ? mp_arena_strndup(a, text + 1, n - 2) : mp_arena_strndup(a, text, n);
-    *out =
-        (struct mp_conf_listen){.text = mp_arena_strndup(a, text, strlen(text)), .host = host, .port = (uint32_t)port};
-    if (six && inet_pton(AF_INET6, host, bytes) == 1) {
-        static const unsigned char one[16] = {[15] = 1};
-        out->loopback = memcmp(bytes, one, 16) == 0;
-    } else if (!six && inet_pton(AF_INET, host, bytes) == 1) {
-        out->loopback = bytes[0] == 127;
-    } else if (!six && strcmp(host, "localhost") == 0) {
-        out->host = "127.0.0.1";
-        out->loopback = true;
-    } else {
-        return mp_err_set(err, MP_EINVAL, "\"%.100s\" is no IP address (IPv6 in brackets: \"[::1]:7171\")", host);
-    }
-    return 0;
-}
-
-static void take_limits(struct mp_conf_limits *out, lua_State *L, int t)
-{
-    lua_getfield(L, t, "limits");
-    if (!lua_istable(L, -1)) { /* has its problem already */
-        lua_pop(L, 1);
-        return;
-    }
-    int l = lua_gettop(L);
-    out->burst = decl_number(L, l, "burst", 0);
-    out->cpu = decl_number(L, l, "cpu", 0);
-    out->run_memory = (uint64_t)decl_number(L, l, "run_memory", 0);
-    out->vm_memory = (uint64_t)decl_number(L, l, "vm_memory", 0);
-    out->json_values = (uint32_t)decl_number(L, l, "json_values", 0);
-    out->body = (uint64_t)decl_number(L, l, "body", 0);
-    lua_pop(L, 1);
-}
-
-/* The checked table is at the top. */
-static void take_server(struct mp_decl *d, const struct mp_decl_entry *e, lua_State *L)
-{
-    struct mp_conf_server *server = &d->config->server;
-    int t = lua_gettop(L);
-    take_limits(&server->limits, L, t);
-    if (!e->bad && server->limits.cpu < server->limits.burst)
-        mp_decl_problem(d, e, (struct mp_step[]){{"limits", 0}, {"cpu", 0}}, 2, NULL,
-                        "'limits.cpu' is below 'limits.burst': a request may take less in all than at once");
-    if (!e->bad && server->limits.vm_memory < 2 * server->limits.run_memory)
-        mp_decl_problem(d, e, (struct mp_step[]){{"limits", 0}, {"run_memory", 0}}, 2, NULL,
-                        "'limits.vm_memory' must be at least twice 'limits.run_memory'");
-    server->workers = (uint32_t)decl_number(L, t, "workers", 0);
-    lua_getfield(L, t, "listen");
-    server->n_listen = (uint32_t)lua_objlen(L, -1);
-    server->listen = mp_arena_zalloc(d->arena, (server->n_listen + 1) * sizeof *server->listen);
-    for (uint32_t i = 0; i < server->n_listen; i++) {
-        struct mp_step at[] = {{"listen", 0}, {NULL, i + 1}};
-        struct mp_err err = {0};
-        lua_rawgeti(L, -1, (int)i + 1);
-        lua_getfield(L, -1, "name");
-        if (!lua_isstring(L, -1)) {
-            lua_pop(L, 2);
-            continue;
-        }
-        if (mp_listen_parse(lua_tostring(L, -1), d->arena, &server->listen[i], &err) < 0)
-            mp_decl_problem(d, e, at, 2, NULL, "'listen[%u]' %s", i + 1, err.message);
-        else if (!server->listen[i].loopback)
-            mp_decl_problem(
-                d, e, at, 2, "keys are not yet built: listen on 127.0.0.1 or [::1], behind a proxy that asks for one",
-                "'listen[%u]' goes beyond loopback, which is refused as long as no API keys protect it", i + 1);
-        for (uint32_t j = 0; j < i; j++)
-            if (server->listen[i].port && server->listen[j].text && server->listen[i].text &&
-                strcmp(server->listen[i].text, server->listen[j].text) == 0)
-                mp_decl_problem(d, e, at, 2, NULL, "'listen[%u]' is the same address as 'listen[%u]'", i + 1, j + 1);
-        lua_pop(L, 2);
-    }
-    lua_pop(L, 1);
-}
-
-/* ---- mp.model ---- */
-
-static char *look_in(const char *folder, const char *source)
-{
-    struct stat st;
-    char *path = folder && folder[0] ? mp_asprintf("%s/%s", folder, source) : mp_strdup(source);
-    if (stat(path, &st) == 0 && S_ISREG(st.st_mode))
-        return path;
-    mp_free(path);
-    return NULL;
-}
-
-/* The file of a model's source, mp_free'd; NULL after a problem. */
-static char *find_file(struct mp_decl *d, const struct mp_decl_entry *e, const char *source)
-{
-    const struct mp_step at = {"source", 0};
-    const char *folder = mp_sources_folder(d->script->sources), *env = getenv("MOONPOOL_MODELS");
-    struct mp_buf looked = {0};
-    char *found = NULL;
-    if (source[0] == '/') {
-        found = look_in(NULL, source);
-        mp_buf_puts(&looked, source);
-    } else {
-        found = look_in(folder, source);
-        mp_buf_printf(&looked, "%s%s%s", folder, folder[0] ? "/" : "", source);
-        if (!found && env && env[0]) {
-            found = look_in(env, source);
-            mp_buf_printf(&looked, ", %s/%s", env, source);
-        }
-        if (!found) {
-            found = look_in("models", source);
-            mp_buf_printf(&looked, ", models/%s%s", source, env && env[0] ? "" : " ($MOONPOOL_MODELS is not set)");
-        }
-    }
-    if (!found && d->lenient_files) {
-        found = mp_strdup(source);
-    } else if (!found) {
-        struct mp_buf hint = {0};
-        mp_buf_printf(&hint, "looked for %s", mp_buf_cstr(&looked));
-        mp_decl_problem(d, e, &at, 1, mp_buf_cstr(&hint), "no file for 'source' \"%s\"", source);
-        mp_buf_free(&hint);
-    } else if (access(found, R_OK) < 0) {
-        mp_decl_problem(d, e, &at, 1, NULL, "'source' %s cannot be read", found);
-    }
-    mp_buf_free(&looked);
-    char *real = found ? realpath(found, NULL) : NULL;
-    if (real) {
-        mp_free(found);
-        found = mp_strdup(real);
-        free(real);
-    }
-    return found;
-}
-
-/* The strings of a checked list, in the arena. */
-static const char *const *decl_list(struct mp_decl *d, lua_State *L, int t, const char *key, uint32_t *n)
+const char *const *decl_list(struct mp_decl *d, lua_State *L, int t, const char *key, uint32_t *n)
 {
     lua_getfield(L, t, key);
     *n = lua_istable(L, -1) ? (uint32_t)lua_objlen(L, -1) : 0;
@@ -369,126 +239,12 @@ static const char *const *decl_list(struct mp_decl *d, lua_State *L, int t, cons
     return list;
 }
 
-static struct mp_conf_sampling take_sampling(lua_State *L, int t)
+const char *decl_where(struct mp_decl *d, const struct mp_decl_entry *e)
 {
-    struct mp_conf_sampling s = {NAN, NAN, NAN, -1, -1, -1};
-    lua_getfield(L, t, "sampling");
-    if (lua_istable(L, -1)) {
-        int at = lua_gettop(L);
-        s.temperature = decl_number(L, at, "temperature", NAN);
-        s.top_p = decl_number(L, at, "top_p", NAN);
-        s.min_p = decl_number(L, at, "min_p", NAN);
-        s.top_k = (int64_t)decl_number(L, at, "top_k", -1);
-        s.seed = (int64_t)decl_number(L, at, "seed", -1);
-        s.max_tokens = (int64_t)decl_number(L, at, "max_tokens", -1);
-    }
-    lua_pop(L, 1);
-    return s;
-}
-
-static const char *spec_json(struct mp_decl *d, const struct mp_conf_model *m)
-{
-    struct mp_buf b = {0};
-    mp_buf_puts(&b, "{\"source\":");
-    mp_json_put_string(&b, m->path, strlen(m->path));
-    if (m->sha256)
-        mp_buf_printf(&b, ",\"sha256\":\"%s\"", m->sha256);
-    if (m->context)
-        mp_buf_printf(&b, ",\"context\":%u", m->context);
-    mp_buf_printf(&b, ",\"numerics\":\"%s\",\"max_concurrency\":%u,\"devices\":[", m->numerics, m->settings.max_concurrency);
-    for (uint32_t i = 0; i < m->n_devices; i++)
-        mp_buf_printf(&b, "%s\"%s\"", i ? "," : "", m->devices[i]);
-    mp_buf_puts(&b, "]}");
-    const char *s = mp_arena_strndup(d->arena, b.data, b.len);
-    mp_buf_free(&b);
-    return s;
-}
-
-static bool hex64(const char *s)
-{
-    return strlen(s) == 64 && strspn(s, "0123456789abcdefABCDEF") == 64;
-}
-
-/* Who has that name or alias already: an entry before `self`, or NULL. *alias: it is one there. */
-static const struct mp_decl_entry *name_taken(struct mp_decl *d, lua_State *L, uint32_t self, const char *name,
-                                              bool *alias)
-{
-    for (uint32_t i = 0; i < self; i++) {
-        const struct mp_decl_entry *e = &d->entries[i];
-        if (e->kind != MP_DECL_MODEL)
-            continue;
-        *alias = false;
-        if (strcmp(e->name, name) == 0)
-            return e;
-        if (e->checked == LUA_NOREF)
-            continue;
-        *alias = true;
-        lua_rawgeti(L, LUA_REGISTRYINDEX, e->checked);
-        lua_getfield(L, -1, "alias");
-        bool hit = false;
-        for (int k = 1; lua_istable(L, -1) && k <= (int)lua_objlen(L, -1); k++) {
-            lua_rawgeti(L, -1, k);
-            hit = hit || (lua_type(L, -1) == LUA_TSTRING && strcmp(lua_tostring(L, -1), name) == 0);
-            lua_pop(L, 1);
-        }
-        lua_pop(L, 2);
-        if (hit)
-            return e;
-    }
-    return NULL;
-}
-
-static void check_model_names(struct mp_decl *d, uint32_t self, lua_State *L, int t)
-{
-    const struct mp_decl_entry *e = &d->entries[self], *other;
-    bool alias = false;
-    if ((other = name_taken(d, L, self, e->name, &alias)))
-        mp_decl_problem(d, e, NULL, 0, NULL, "the name is taken by %s%s at %s:%u", alias ? "an alias of " : "",
-                        alias ? other->name : "the model", other->file, other->line);
-    lua_getfield(L, t, "alias");
-    for (uint32_t i = 1; i <= lua_objlen(L, -1); i++) {
-        struct mp_step at[] = {{"alias", 0}, {NULL, i}};
-        lua_rawgeti(L, -1, (int)i);
-        const char *name = lua_tostring(L, -1);
-        if (name && strcmp(name, e->name) == 0)
-            mp_decl_problem(d, e, at, 2, NULL, "alias \"%s\" is the model's own name", name);
-        else if (name && (other = name_taken(d, L, self, name, &alias)))
-            mp_decl_problem(d, e, at, 2, NULL, "alias \"%s\" is taken by %smodel \"%s\" at %s:%u", name,
-                            alias ? "an alias of " : "", other->name, other->file, other->line);
-        lua_pop(L, 1);
-    }
-    lua_pop(L, 1);
-}
-
-/* The checked table is at the top; what had problems is nil or empty there. */
-static void take_model(struct mp_decl *d, uint32_t self, lua_State *L)
-{
-    const struct mp_decl_entry *e = &d->entries[self];
-    struct mp_conf_model *m = &d->config->models[d->config->n_models++];
-    int t = lua_gettop(L);
-    check_model_names(d, self, L, t);
-    m->name = mp_arena_strndup(d->arena, e->name, strlen(e->name));
-    m->where = decl_where(d, e);
-    m->source = decl_string(d, L, t, "source");
-    char *path = m->source ? find_file(d, e, m->source) : NULL;
-    m->path = path ? mp_arena_strndup(d->arena, path, strlen(path)) : "";
-    mp_free(path);
-    char *sum = (char *)decl_string(d, L, t, "sha256");
-    if (sum && !hex64(sum))
-        mp_decl_problem(d, e, &(struct mp_step){"sha256", 0}, 1, NULL, "'sha256' must be 64 hexadecimal digits");
-    for (char *p = sum; p && *p; p++)
-        *p = (char)tolower((unsigned char)*p);
-    m->sha256 = sum;
-    m->devices = decl_list(d, L, t, "devices", &m->n_devices);
-    m->aliases = decl_list(d, L, t, "alias", &m->n_aliases);
-    m->context = (uint32_t)decl_number(L, t, "context", 0);
-    m->numerics = decl_string(d, L, t, "numerics");
-    m->numerics = m->numerics ? m->numerics : "plain";
-    mp_pool_settings_init(&m->settings);
-    m->settings.min_replicas = (uint32_t)decl_number(L, t, "min_replicas", 0);
-    m->settings.max_concurrency = (uint32_t)decl_number(L, t, "max_concurrency", 16);
-    m->sampling = take_sampling(L, t);
-    m->spec_json = spec_json(d, m);
+    char *s = mp_asprintf("%s:%u", e->file, e->line);
+    const char *copy = mp_arena_strndup(d->arena, s, strlen(s));
+    mp_free(s);
+    return copy;
 }
 
 /* ---- everything as data ---- */
@@ -566,16 +322,16 @@ static void config_json(struct mp_decl *d, lua_State *L)
     struct mp_buf b = {0};
     struct mp_err err = {0};
     lua_newtable(L);
-    kind_as_data(d, L, MP_DECL_SERVER);
-    lua_rawgeti(L, -1, 1);
-    lua_setfield(L, -3, "server");
-    lua_pop(L, 1);
-    kind_as_data(d, L, MP_DECL_MODEL);
-    lua_setfield(L, -2, "models");
-    kind_as_data(d, L, MP_DECL_ENDPOINT);
-    lua_setfield(L, -2, "endpoints");
-    kind_as_data(d, L, MP_DECL_PLUGIN);
-    lua_setfield(L, -2, "plugins");
+    for (uint32_t k = 0; k < MP_N_DECL_KINDS; k++) {
+        if (!decl_kinds[k].schema)
+            continue;
+        kind_as_data(d, L, (enum mp_decl_kind)k);
+        if (k == MP_DECL_SERVER) { /* there is one */
+            lua_rawgeti(L, -1, 1);
+            lua_remove(L, -2);
+        }
+        lua_setfield(L, -2, decl_kinds[k].plural);
+    }
     if (mp_lua_json_encode(L, -1, &b, 0, &err) < 0)
         mp_problems_add(d->problems, NULL, NULL, 0, 0, 0, NULL, "the declarations have no JSON form: %s", err.message);
     else
@@ -589,12 +345,10 @@ static void config_json(struct mp_decl *d, lua_State *L)
 /* Checks entry i's table; leaves the copy as e->checked. */
 void decl_check_entry(struct mp_decl *d, uint32_t i, lua_State *L)
 {
-    static const struct mp_schema *const schemas[] = {&mp_keys_server, &mp_keys_model, &mp_keys_endpoint,
-                                                      &mp_keys_plugin};
     if (d->entries[i].table == LUA_NOREF)
         return;
     lua_rawgeti(L, LUA_REGISTRYINDEX, d->entries[i].table);
-    d->entries[i].bad = !decl_check(d, &d->entries[i], NULL, 0, L, schemas[d->entries[i].kind]);
+    d->entries[i].bad = !decl_check(d, &d->entries[i], NULL, 0, L, decl_kinds[d->entries[i].kind].schema);
     d->entries[i].checked = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
@@ -615,15 +369,18 @@ static void find_duplicates(struct mp_decl *d)
 {
     for (uint32_t i = 0; i < d->n; i++) {
         const struct mp_decl_entry *e = &d->entries[i];
+        const struct decl_kind *k = &decl_kinds[e->kind];
         if (e->table == LUA_NOREF)
             mp_decl_problem(d, e, NULL, 0, NULL, "the name is not followed by its table: write mp.%s \"%s\" { … }",
-                            kind_names[e->kind], e->name);
+                            k->name, e->name);
         for (uint32_t j = 0; j < i; j++) {
             const struct mp_decl_entry *o = &d->entries[j];
-            if (e->kind == MP_DECL_SERVER && o->kind == MP_DECL_SERVER)
+            if (e->kind != o->kind)
+                continue;
+            if (e->kind == MP_DECL_SERVER)
                 mp_decl_problem(d, e, NULL, 0, NULL, "there is one already, at %s:%u", o->file, o->line);
-            else if (e->kind == MP_DECL_PLUGIN && o->kind == MP_DECL_PLUGIN && strcmp(e->name, o->name) == 0)
-                mp_decl_problem(d, e, NULL, 0, NULL, "the name is taken by the plugin at %s:%u", o->file, o->line);
+            else if (k->named && !k->own_names && strcmp(e->name, o->name) == 0)
+                mp_decl_problem(d, e, NULL, 0, NULL, "the name is taken by the %s at %s:%u", k->name, o->file, o->line);
             else
                 continue;
             break;
@@ -638,16 +395,12 @@ void mp_decl_finish(struct mp_decl *d, lua_State *L)
         decl_check_entry(d, i, L);
     decl_load_plugins(d, L); /* more entries */
     find_duplicates(d);
-    d->config->models = mp_arena_zalloc(d->arena, (d->n + 1) * sizeof *d->config->models);
     for (uint32_t i = 0; i < d->n; i++) {
-        const struct mp_decl_entry *e = &d->entries[i];
-        if (e->checked == LUA_NOREF)
+        const struct decl_kind *k = &decl_kinds[d->entries[i].kind];
+        if (!k->take || d->entries[i].checked == LUA_NOREF)
             continue;
-        lua_rawgeti(L, LUA_REGISTRYINDEX, e->checked);
-        if (e->kind == MP_DECL_SERVER)
-            take_server(d, e, L);
-        else if (e->kind == MP_DECL_MODEL)
-            take_model(d, i, L);
+        lua_rawgeti(L, LUA_REGISTRYINDEX, d->entries[i].checked);
+        k->take(d, i, L);
         lua_pop(L, 1);
     }
     decl_take_endpoints(d, L);

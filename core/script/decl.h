@@ -1,15 +1,25 @@
 /* core/script/decl.h — what a configuration declares while it runs, and the check at its end. Private to core/script.
- * Filled by lua_declare.c, judged by decl.c, plugins by decl_plugin.c. */
+ * Filled by lua_declare.c, judged by decl.c and the decl_<kind>.c. */
 #ifndef MP_SCRIPT_DECL_H
 #define MP_SCRIPT_DECL_H
 #include "core/script/keys.h"
 #include "core/script/script.h"
 
-enum mp_decl_kind { MP_DECL_SERVER, MP_DECL_MODEL, MP_DECL_ENDPOINT, MP_DECL_PLUGIN };
+enum mp_decl_kind {
+    MP_DECL_SERVER,
+    MP_DECL_DEVICE,
+    MP_DECL_MODEL,
+    MP_DECL_ENDPOINT,
+    MP_DECL_PLUGIN,
+    MP_DECL_POLICY,
+    MP_DECL_JOB,
+    MP_DECL_SHARED,
+    MP_N_DECL_KINDS
+};
 
 struct mp_decl_entry {
     enum mp_decl_kind kind;
-    char *name;                     /* of model and plugin, else NULL */
+    char *name;                     /* of kinds that are named, else NULL */
     char *file;                     /* a source's name */
     uint32_t line;                  /* of the name, then of the table */
     int table;                      /* reference to what was given; LUA_NOREF: a name whose table never came */

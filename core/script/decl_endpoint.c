@@ -1,4 +1,4 @@
-/* core/script/decl_endpoint.c — the second half of decl.c: plugins named by `use`, endpoints, the routes plugins bring. */
+/* core/script/decl_endpoint.c — plugins named by `use`, endpoints, the routes plugins bring. */
 #include "core/base/arena.h"
 #include "core/base/bundle.h"
 #include "core/base/mem.h"
@@ -115,8 +115,8 @@ static const char *use_name(struct mp_decl *d, lua_State *L, uint32_t i)
 void decl_load_plugins(struct mp_decl *d, lua_State *L)
 {
     for (uint32_t i = 0; i < d->n; i++) {
-        if (d->entries[i].checked == LUA_NOREF || d->entries[i].kind == MP_DECL_MODEL ||
-            d->entries[i].kind == MP_DECL_PLUGIN)
+        if (d->entries[i].checked == LUA_NOREF ||
+            (d->entries[i].kind != MP_DECL_SERVER && d->entries[i].kind != MP_DECL_ENDPOINT))
             continue;
         lua_rawgeti(L, LUA_REGISTRYINDEX, d->entries[i].checked);
         lua_getfield(L, -1, "use");

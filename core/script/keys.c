@@ -169,7 +169,7 @@ static const struct mp_field plugin_fields[] = {
 };
 const struct mp_schema mp_keys_plugin = SCHEMA(plugin_fields);
 
-const char *const mp_later_kinds[] = {"device", "budget", "job", "policy", "shared", NULL};
+const char *const mp_later_kinds[] = {"budget", NULL};
 const char *const mp_later_functions[] = {"secret", "http", "crypto", "base64", "re", "metric", NULL};
 
 void mp_keys_document(struct mp_buf *out)

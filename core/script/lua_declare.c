@@ -1,6 +1,6 @@
-/* core/script/lua_declare.c — mp.server, mp.model, mp.endpoint, mp.plugin: they only note what they are given; decl.c
+/* core/script/lua_declare.c — mp.server, mp.model and the other kinds of declarations: they only note what they are given; decl.c
  * judges it when the configuration has run. And mp.models, the declared models by name or alias. */
-#include "core/script/decl.h"
+#include "core/script/decl_impl.h"
 
 #include <string.h>
 
@@ -57,8 +57,8 @@ static int named_table(lua_State *L)
     }
     if (e->table == LUA_NOREF)
         mp_decl_table(d, L, i, 1);
-    if (e->kind == MP_DECL_MODEL)
-        mp_lua_push_model(L, e->name);
+    if (decl_kinds[e->kind].push)
+        decl_kinds[e->kind].push(L, e);
     else
         lua_pushvalue(L, 1);
     return 1;
@@ -88,7 +88,7 @@ static int named(lua_State *L)
     return 1;
 }
 
-/* mp.policy, mp.budget, …; upvalue 1: the word. */
+/* mp.budget, …; upvalue 1: the word. */
 static int later(lua_State *L)
 {
     const char *word = lua_tostring(L, lua_upvalueindex(1));
@@ -120,18 +120,16 @@ void mp_lua_push_models(lua_State *L)
 
 void mp_lua_declare_open(lua_State *L)
 {
-    static const struct {
-        const char *name;
-        lua_CFunction fn;
-        enum mp_decl_kind kind;
-    } kinds[] = {{"server", unnamed, MP_DECL_SERVER},
-                 {"model", named, MP_DECL_MODEL},
-                 {"endpoint", unnamed, MP_DECL_ENDPOINT},
-                 {"plugin", named, MP_DECL_PLUGIN}};
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        lua_pushinteger(L, kinds[i].kind);
-        lua_pushcclosure(L, kinds[i].fn, 1);
-        lua_setfield(L, -2, kinds[i].name);
+    for (int i = 0; i < MP_N_DECL_KINDS; i++) {
+        const struct decl_kind *k = &decl_kinds[i];
+        if (k->schema) {
+            lua_pushinteger(L, i);
+            lua_pushcclosure(L, k->named ? named : unnamed, 1);
+        } else {
+            lua_pushstring(L, k->name);
+            lua_pushcclosure(L, later, 1);
+        }
+        lua_setfield(L, -2, k->name);
     }
     for (size_t i = 0; mp_later_kinds[i]; i++) {
         lua_pushstring(L, mp_later_kinds[i]);
