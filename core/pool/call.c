@@ -108,6 +108,14 @@ bool mp_call_ended(const struct mp_call *c)
     return c->state == ENDED;
 }
 
+void mp_call_progress(const struct mp_call *c, uint64_t now_ns, struct mp_call_progress *out)
+{
+    (void)now_ns;
+    *out = (struct mp_call_progress){.phase = c->state == STARTED ? MP_CALL_RUNNING
+                                              : c->state == ENDED ? MP_CALL_OVER
+                                                                  : MP_CALL_QUEUED};
+}
+
 void mp_call_free(struct mp_call *c)
 {
     if (!c)

@@ -58,7 +58,8 @@ struct mp_call_args {
     struct mp_pool_model *model;
     enum mp_prepare_kind kind; /* what payload is */
     bool special;              /* TEXT: the text of control tokens means the tokens (an endpoint opts in) */
-    bool hold;                 /* wait for mp_call_start after prepared */
+    bool hold;                 /* wait for mp_call_start after prepared; until then it takes no place from others */
+    bool background;           /* a job's: starts when no other call waits, whatever its priority */
     int32_t priority;          /* -1000..1000: higher starts first, then first come, first served */
     uint64_t deadline_ns;      /* monotonic: no start after it; 0: none */
     bool exact;                /* max_tokens was asked for: more than the context leaves fails; else it is cut */

@@ -11,7 +11,8 @@ struct mp_pool_facts {
     uint32_t replicas, warm;    /* loading, warm and draining ones; of these warm */
     uint32_t in_flight, queued; /* requests that have a place; that wait for one */
     struct mp_pool_settings settings;
-    double idle;         /* seconds since it last had a request; since it was declared when it never had one */
+    double idle; /* seconds since it last had a request or became warm, whatever was later; since it was declared when
+                    neither ever was; 0 while it has requests */
     double oldest_wait;  /* seconds the longest waiter has waited, loading not counted; 0: nobody waits */
     double load_seconds; /* how long a load is expected to take; 0: unknown */
     double resident;     /* seconds since it became warm; 0: it is not */

@@ -61,6 +61,8 @@ struct mp_keeper_ops {
     int (*evict)(void *ctx, const struct mp_pool_facts *candidates, uint32_t n, uint64_t need, double now,
                  uint32_t *chosen, char *reason, size_t reason_n);
     void (*transition)(void *ctx, const struct mp_transition *t); /* (optional) log, metrics, decisions */
+    /* (optional) A removed model has ended its last request and is off its device: its engine may forget it (MODEL_FORGET). */
+    void (*removed)(void *ctx, struct mp_pool_model *m);
 };
 
 struct mp_keeper *mp_keeper_new(struct mp_pool *pool, const struct mp_keeper_ops *ops, void *ctx);
@@ -74,25 +76,21 @@ void mp_keeper_declare(struct mp_keeper *k, struct mp_pool_model *m, const struc
                        const struct mp_pool_schedule *schedules, uint32_t n, bool preload);
 /* No generation declares it any more: it drains and goes; calls that wait for it still run first, new ones are refused. */
 void mp_keeper_remove(struct mp_keeper *k, struct mp_pool_model *m);
-/* What was asked for at run time (model:scale, `moonpool models scale`): added to what was asked before; a bit set in `reset` forgets that
- * key. MP_EINVAL names the key. */
-int mp_keeper_ask(struct mp_keeper *k, struct mp_pool_model *m, const struct mp_pool_override *o, uint32_t reset,
-                  int64_t wall_s, struct mp_err *err);
 /* `moonpool models load|unload`: one load now (it then stays by the usual rules); letting go now (waiting requests bring it back).
  * force of unload: even when min_replicas keeps it: until the next request, or load. */
 int mp_keeper_load(struct mp_keeper *k, struct mp_pool_model *m, struct mp_err *err);
 int mp_keeper_unload(struct mp_keeper *k, struct mp_pool_model *m, struct mp_err *err);
 
-/* What its engine said (after mp_pool_model_report), or that the engine is gone. */
+/* What its engine said (after mp_pool_model_report), or that the engine is gone (after mp_pool_model_lost). Not for the answers to a MODELS
+ * that only asks for counts: such an answer may be older than the keeper's last order. */
 void mp_keeper_report(struct mp_keeper *k, struct mp_pool_model *m, const struct mp_msg_model_state *said,
                       uint64_t now_ns);
 void mp_keeper_lost(struct mp_keeper *k, struct mp_pool_model *m, uint64_t now_ns);
 
-/* One turn; returns when the next is due (monotonic ns). Turn early whenever the pool's `demand` was called or something was reported.
+/* One turn; returns when the next is due (monotonic ns; at most a minute ahead). Turn early whenever the pool's `demand` was called or something was reported.
  * now_ns: monotonic; wall_s: Unix seconds. */
 uint64_t mp_keeper_turn(struct mp_keeper *k, uint64_t now_ns, int64_t wall_s);
 
-void mp_keeper_facts(struct mp_keeper *k, struct mp_pool_model *m, uint64_t now_ns, struct mp_pool_facts *out);
 struct mp_device_room { /* of one group */
     const char *group;
     uint64_t memory, reserved; /* memory 0: no limit */

@@ -2,6 +2,7 @@
 #include "core/pool/pool.h"
 
 #include "core/base/buf.h"
+#include "core/base/clock.h"
 #include "core/base/mem.h"
 #include "core/pool/pool_model.h"
 #include "core/pool/provider.h"
@@ -21,6 +22,9 @@ struct mp_pool {
     pthread_mutex_t lock; /* guards models: control adds, any thread looks up */
     struct mp_pool_model **models;
     size_t n_models, cap_models;
+    void (*demand)(void *ctx); /* written before workers start */
+    void *demand_ctx;
+    _Atomic uint64_t time; /* specs: where the clock stands; 0: it runs */
 };
 
 struct mp_pool_port {
@@ -51,6 +55,23 @@ void mp_pool_free(struct mp_pool *p)
         mp_free(p->providers[i].group);
     pthread_mutex_destroy(&p->lock);
     mp_free(p);
+}
+
+void mp_pool_on_demand(struct mp_pool *p, void (*demand)(void *ctx), void *ctx)
+{
+    p->demand = demand;
+    p->demand_ctx = ctx;
+}
+
+void mp_pool_set_time(struct mp_pool *p, uint64_t now_ns)
+{
+    atomic_store_explicit(&p->time, now_ns, memory_order_relaxed);
+}
+
+uint64_t mp_pool_now(const struct mp_pool *p)
+{
+    uint64_t t = atomic_load_explicit(&p->time, memory_order_relaxed);
+    return t ? t : mp_clock_mono_ns();
 }
 
 uint32_t mp_pool_provide(struct mp_pool *p, const char *group, const struct mp_provider_ops *ops, void *ctx)
@@ -118,6 +139,8 @@ int mp_pool_declare(struct mp_pool *p, const char *name, const char *const *devi
         m = mp_calloc(sizeof *m);
         m->name = mp_strdup(name);
         m->provider = slot;
+        m->pool = p;
+        mp_pool_settings_init(&m->settings);
         pthread_mutex_init(&m->lock, NULL);
         snprintf(m->said.device, sizeof m->said.device, "%s", p->providers[slot].group);
         pthread_mutex_lock(&p->lock);
@@ -199,6 +222,35 @@ void mp_pool_model_lost(struct mp_pool_model *m)
     pthread_mutex_unlock(&m->lock);
 }
 
+void mp_pool_model_facts(struct mp_pool_model *m, uint64_t now_ns, struct mp_pool_facts *out)
+{
+    (void)now_ns;
+    *out = (struct mp_pool_facts){.name = m->name, .device = m->pool->providers[m->provider].group};
+    pthread_mutex_lock(&m->lock);
+    out->settings = m->settings;
+    out->memory = m->said.memory;
+    out->need = m->said.need;
+    pthread_mutex_unlock(&m->lock);
+    out->state = mp_pool_model_state(m);
+    out->in_flight = atomic_load_explicit(&m->in_flight, memory_order_relaxed);
+    out->queued = atomic_load_explicit(&m->waiting, memory_order_relaxed);
+    out->calls = atomic_load_explicit(&m->calls, memory_order_relaxed);
+}
+
+int mp_pool_model_ask(struct mp_pool_model *m, const struct mp_pool_override *o, uint32_t reset, struct mp_err *err)
+{
+    int rc = mp_pool_override_check(o, err);
+    if (rc < 0)
+        return rc;
+    pthread_mutex_lock(&m->lock);
+    mp_pool_override_add(&m->asked, o, reset);
+    m->asked_reset = (m->asked_reset | reset) & ~o->set;
+    pthread_mutex_unlock(&m->lock);
+    if (m->pool->demand)
+        m->pool->demand(m->pool->demand_ctx);
+    return 0;
+}
+
 /* ---- ports ---- */
 
 struct mp_pool_port *mp_pool_port_new(struct mp_pool *p, void (*wake)(void *ctx), void *ctx)
@@ -208,6 +260,17 @@ struct mp_pool_port *mp_pool_port_new(struct mp_pool *p, void (*wake)(void *ctx)
     port->wake = wake;
     port->wake_ctx = ctx;
     return port;
+}
+
+void mp_pool_port_run(struct mp_pool_port *port, uint64_t now_ns)
+{
+    (void)port, (void)now_ns;
+}
+
+uint64_t mp_pool_port_due(const struct mp_pool_port *port)
+{
+    (void)port;
+    return UINT64_MAX;
 }
 
 void mp_pool_port_free(struct mp_pool_port *port)

@@ -31,6 +31,9 @@ void mp_pool_free(struct mp_pool *p); /* every port must be gone; NULL is fine *
 /* Control thread, before workers start. demand(ctx): a call waits for a model that is not warm: the keeper should turn. Any thread calls
  * it, possibly often; it must not block. */
 void mp_pool_on_demand(struct mp_pool *p, void (*demand)(void *ctx), void *ctx);
+/* For specs: time stands at now_ns until the next call; 0: the clock counts again. */
+void mp_pool_set_time(struct mp_pool *p, uint64_t now_ns);
+uint64_t mp_pool_now(const struct mp_pool *p); /* monotonic ns, as calls see it; any thread */
 /* Control thread, before workers start: registers where replicas come from. group: the devices it serves ("cpu"), copied.
  * Returns its slot. */
 uint32_t mp_pool_provide(struct mp_pool *p, const char *group, const struct mp_provider_ops *ops, void *ctx);
@@ -71,7 +74,14 @@ const char *mp_pool_model_name(const struct mp_pool_model *m);                  
 uint32_t mp_pool_model_provider(const struct mp_pool_model *m);                 /* its provider's slot; any thread */
 void mp_pool_model_status(struct mp_pool_model *m, struct mp_pool_status *out); /* any thread */
 enum mp_model_state mp_pool_model_state(const struct mp_pool_model *m);         /* any thread; cheap */
-/* Control thread: what the engine of that process id said. */
+/* What a policy is told about it. Any thread; strings live as long as the model. */
+void mp_pool_model_facts(struct mp_pool_model *m, uint64_t now_ns, struct mp_pool_facts *out);
+/* Asks for other settings at run time (model:scale, `moonpool models scale`): added to what was asked before; a bit set in `reset` forgets
+ * that key. Any thread: the keeper applies it at its next turn, and it counts from then on until a schedule sets the same key or a reload
+ * changes what the configuration says of it. MP_EINVAL names the key that is out of its range. */
+int mp_pool_model_ask(struct mp_pool_model *m, const struct mp_pool_override *o, uint32_t reset, struct mp_err *err);
+/* Control thread: what the engine of that process id said. The state of a model that a keeper keeps (keeper.h) is the keeper's to change; one
+ * that nobody keeps has the state that was said here, gives places whatever it is, and has default settings. */
 void mp_pool_model_report(struct mp_pool_model *m, const struct mp_msg_model_state *said, uint32_t engine);
 void mp_pool_model_lost(struct mp_pool_model *m); /* control thread: its engine is away: declared, nothing loaded */
 
@@ -79,10 +89,11 @@ void mp_pool_model_lost(struct mp_pool_model *m); /* control thread: its engine 
 
 /* wake(ctx): something waits for mp_pool_port_run; called from any thread, with a lock held: it only posts. */
 struct mp_pool_port *mp_pool_port_new(struct mp_pool *p, void (*wake)(void *ctx), void *ctx);
-/* Gives places to calls that got one, ends those whose time is over or whose model failed. After a wake, and when due. now_ns: monotonic. */
+/* Starts calls that got a place, ends those whose time is over or whose model failed. After a wake, and when due. now_ns: monotonic. */
 void mp_pool_port_run(struct mp_pool_port *port, uint64_t now_ns);
-uint64_t
-mp_pool_port_due(const struct mp_pool_port *port); /* when the earliest waiting call times out; UINT64_MAX: never */
+/* When to run it at the latest: the earliest waiting call's time may be over then; UINT64_MAX: never. Cheap: ask again whenever calls may
+ * have been made or ended (each turn of the loop). */
+uint64_t mp_pool_port_due(const struct mp_pool_port *port);
 void mp_pool_port_free(struct mp_pool_port *port); /* every call must have ended; NULL is fine */
 /* The worker's own end at a provider: what ops->send and the like get as `link`. */
 void mp_pool_port_bind(struct mp_pool_port *port, uint32_t provider, void *link);

@@ -17,7 +17,7 @@
     X(target_concurrency, "target_concurrency", uint32_t, 8, 1, 1024) \
     X(max_concurrency, "max_concurrency", uint32_t, 16, 1, 1024)      \
     X(queue_max, "queue.max", uint32_t, 64, 0, 1000000)               \
-    X(queue_timeout, "queue.timeout", double, 30, 0, 86400)
+    X(queue_timeout, "queue.timeout", double, 30, 0, 86400) /* 0: no limit */
 
 struct mp_pool_settings {
 #define X(name, key, type, def, least, most) type name;
@@ -37,6 +37,11 @@ struct mp_pool_override { /* some of them */
     struct mp_pool_settings value;
 };
 
+struct mp_pool_asked { /* at run time, each key at its own moment */
+    struct mp_pool_override override;
+    int64_t at[MP_N_POOL_SETTINGS]; /* Unix seconds */
+};
+
 struct mp_pool_schedule { /* from each of its ticks on, until another one sets the same key */
     struct mp_cron cron;
     struct mp_tz *tz; /* NULL: UTC; borrowed */
@@ -45,12 +50,16 @@ struct mp_pool_schedule { /* from each of its ticks on, until another one sets t
 };
 
 void mp_pool_settings_init(struct mp_pool_settings *s); /* the defaults */
-/* What counts at a moment. Per key the latest wins: of the schedules their last ticks before now, `asked` at its own time (asked_at,
- * Unix seconds; nothing when asked is NULL), base when nothing was ever set. target_concurrency is cut to max_concurrency, min_replicas to
- * max_replicas. */
+/* Each value that is set is in its range; else MP_EINVAL names the key. */
+int mp_pool_override_check(const struct mp_pool_override *o, struct mp_err *err);
+/* Forgets the keys of reset, then takes o's: a key in both is set. */
+void mp_pool_override_add(struct mp_pool_override *to, const struct mp_pool_override *o, uint32_t reset);
+/* What counts at a moment. Per key the latest wins: of the schedules their last ticks at or before now (of two that tick together, the
+ * later one in the list), `asked` at its own time (NULL: nothing), base when nothing was ever set. target_concurrency is cut to
+ * max_concurrency, min_replicas to max_replicas. */
 void mp_pool_settings_at(struct mp_pool_settings *out, const struct mp_pool_settings *base,
-                         const struct mp_pool_schedule *schedules, uint32_t n, const struct mp_pool_override *asked,
-                         int64_t asked_at, int64_t now);
+                         const struct mp_pool_schedule *schedules, uint32_t n, const struct mp_pool_asked *asked,
+                         int64_t now);
 /* The next moment at which mp_pool_settings_at may change; false: never. */
 bool mp_pool_settings_next(const struct mp_pool_schedule *schedules, uint32_t n, int64_t now, int64_t *out);
 
