@@ -10,9 +10,20 @@
  *   START   -> TOKENS* -> DONE | ERROR (over) may be sent right behind PREPARE; a cold model is loaded for it
  *   CANCEL  -> DONE(cancelled) (over)         at any time after PREPARE; without effect once the request is over
  *   WINDOW                                    gives back text bytes that the client took, for START's window
- * Models: MODEL_DECLARE, MODEL_LOAD, MODEL_UNLOAD -> MODEL_STATE with that id, or ERROR; MODELS -> MODEL_STATE*, MODELS_END.
+ * Models: MODEL_DECLARE, MODEL_LOAD, MODEL_UNLOAD, MODEL_FORGET, MODEL_CHECK -> MODEL_STATE with that id, or ERROR;
+ * MODELS -> MODEL_STATE*, MODELS_END; DEVICE_LIMIT -> DEVICE_STATE.
  * Every change of a model's state is broadcast as MODEL_STATE with id 0. Any request may be answered by ERROR, which ends it.
- */
+ *
+ * Versions of a model. MODEL_DECLARE with another identity (another file, also at the same path; other load options) replaces
+ * the model: the new version is opened; if that fails the old one goes on. Else the name is the new version's: the old one's
+ * running sequences end on it, it is freed, the new one loads; if that fails, the old one is loaded again from its file, which is
+ * still open. `replacing` is 1 meanwhile and `cause` says how it ended. No request mixes versions: one that was prepared on
+ * another version than will run it is rendered and tokenized again by the engine before it starts (the counts in DONE are those
+ * of what ran; nothing is said otherwise). A gateway may also CANCEL it and PREPARE it anew.
+ *
+ * An engine that has nothing loaded, no request and no check for a while says BYE and ends; so may one that is told to stop.
+ * What a peer sent and had no answer to when BYE came was not begun: it may be sent again to the engine that comes next. A new
+ * process knows no models and no limit: both are declared to it anew. */
 #ifndef MP_MSG_H
 #define MP_MSG_H
 #include "core/base/buf.h"
@@ -24,10 +35,10 @@
 
 enum {
     MP_WIRE_MAGIC = 0x6c6f6f70, /* "pool" */
-    MP_WIRE_VERSION = 1,        /* what this build speaks */
-    MP_WIRE_OLDEST = 1,         /* the oldest it still accepts: the one before, from version 2 on */
-    MP_FRAME_MAX = 16 << 20,    /* bytes of a frame, its length field included */
-    MP_FRAME_HEAD = 16,         /* bytes before the payload */
+    MP_WIRE_VERSION = 2,        /* what this build speaks */
+    MP_WIRE_OLDEST = 2,      /* the oldest it still accepts: the one before, once there was a release (1 was in none) */
+    MP_FRAME_MAX = 16 << 20, /* bytes of a frame, its length field included */
+    MP_FRAME_HEAD = 16,      /* bytes before the payload */
     MP_MSG_MAX_STOPS = 8,
     MP_MSG_MAX_STOP = 256, /* bytes of one stop string */
 };
@@ -91,10 +102,15 @@ enum mp_prepare_kind { MP_PREPARE_CHAT, MP_PREPARE_TEXT, MP_PREPARE_IDS, MP_N_PR
 #define MP_MODEL_DECLARE_FIELDS(F)                           \
     F(SPAN, name, 128) /* as every later message names it */ \
     F(SPAN, spec, 65536)
-#define MP_MODEL_LOAD_FIELDS(F)   F(SPAN, name, 128)
-#define MP_MODEL_UNLOAD_FIELDS(F) F(SPAN, name, 128) /* running sequences finish first (draining) */
-#define MP_MODELS_FIELDS(F)                          /* asks for every model's state */
+#define MP_MODEL_LOAD_FIELDS(F) F(SPAN, name, 128)
+/* Running sequences finish first (draining). A load under way is given up at its next chunk. */
+#define MP_MODEL_UNLOAD_FIELDS(F) F(SPAN, name, 128)
+#define MP_MODELS_FIELDS(F)       /* asks for every model's state */
 #define MP_MODELS_END_FIELDS(F)   F(U32, count, UINT32_MAX)
+/* need, reserved: bytes of the device. need is what a load reserves: weights as the device lays them out, scratch, KV for one full
+ * context; known once the file was opened, corrected by what the last load took. reserved is held against the device's limit now: need
+ * while loading and warm, more while sequences hold KV beyond one context. cause: how the last replacement ended when it failed, until the
+ * next one or a load. */
 #define MP_MODEL_STATE_FIELDS(F)                                                                        \
     F(SPAN, name, 128)                                                                                  \
     F(U8, state, MP_N_MODEL_STATES - 1)                                                                 \
@@ -112,7 +128,27 @@ enum mp_prepare_kind { MP_PREPARE_CHAT, MP_PREPARE_TEXT, MP_PREPARE_IDS, MP_N_PR
     F(SPAN, arch, 64)                                                                                   \
     F(I32, error, 4096)          /* why it failed: an MP_E… code, or 0 */                             \
     F(SPAN, reason, 1000)        /* the same for people */                                              \
-    F(U64, retry_ns, UINT64_MAX) /* failed: nanoseconds until a START may try again */
+    F(U64, retry_ns, UINT64_MAX) /* failed: nanoseconds until a START may try again */                  \
+    F(U64, need, UINT64_MAX)                                                                            \
+    F(U64, reserved, UINT64_MAX)                                                                        \
+    F(U8, replacing, 1) /* another version is being opened, waits for the old one to end, or loads */   \
+    F(SPAN, cause, 200) /* for people */
+/* What all models together may reserve on the device: loads, and KV beyond one context of each. Kept until the process ends. */
+#define MP_DEVICE_LIMIT_FIELDS(F) F(U64, memory, UINT64_MAX) /* bytes; 0: what the device has */
+#define MP_DEVICE_STATE_FIELDS(F)                                                            \
+    F(SPAN, device, 128)         /* "cpu: 2 threads, avx2"; empty while nothing is loaded */ \
+    F(U64, memory, UINT64_MAX)   /* the limit in force; 0: none is known */                  \
+    F(U64, reserved, UINT64_MAX) /* of that, by all models */                                \
+    F(U64, used, UINT64_MAX)     /* bytes taken now, by the device's own count */
+/* Would this declaration do? Opens the file's header, lays the model out, compares `need` with the limit; keeps nothing. Answered
+ * with a MODEL_STATE: cold, with identity, context, need; or failed, with error and reason. */
+#define MP_MODEL_CHECK_FIELDS(F) \
+    F(SPAN, name, 128)           \
+    F(SPAN, spec, 65536)
+/* The name is free at once; what runs ends first, a load under way is given up. */
+#define MP_MODEL_FORGET_FIELDS(F) F(SPAN, name, 128)
+/* From an engine that is about to end of itself, with id 0; the last message of the connection. */
+#define MP_BYE_FIELDS(F) F(SPAN, reason, 200) /* for people: "idle" */
 #define MP_PREPARE_FIELDS(F)                                                                      \
     F(SPAN, model, 128)                                                                           \
     F(U8, kind, MP_N_PREPARE_KINDS - 1)                                                           \
@@ -186,7 +222,12 @@ enum mp_prepare_kind { MP_PREPARE_CHAT, MP_PREPARE_TEXT, MP_PREPARE_IDS, MP_N_PR
     X(14, DONE, done)                  \
     X(15, ERROR, error)                \
     X(16, CANCEL, cancel)              \
-    X(17, WINDOW, window)
+    X(17, WINDOW, window)              \
+    X(18, DEVICE_LIMIT, device_limit)  \
+    X(19, DEVICE_STATE, device_state)  \
+    X(20, MODEL_CHECK, model_check)    \
+    X(21, MODEL_FORGET, model_forget)  \
+    X(22, BYE, bye)
 
 enum mp_msg_type {
 #define X(num, NAME, name) MP_MSG_##NAME = num,
@@ -252,6 +293,21 @@ struct mp_msg_error {
 struct mp_msg_window {
     MP_WINDOW_FIELDS(MP_FIELD)
 };
+struct mp_msg_device_limit {
+    MP_DEVICE_LIMIT_FIELDS(MP_FIELD)
+};
+struct mp_msg_device_state {
+    MP_DEVICE_STATE_FIELDS(MP_FIELD)
+};
+struct mp_msg_model_check {
+    MP_MODEL_CHECK_FIELDS(MP_FIELD)
+};
+struct mp_msg_model_forget {
+    MP_MODEL_FORGET_FIELDS(MP_FIELD)
+};
+struct mp_msg_bye {
+    MP_BYE_FIELDS(MP_FIELD)
+};
 
 struct mp_msg {
     uint16_t type;  /* enum mp_msg_type */
@@ -273,6 +329,11 @@ struct mp_msg {
         struct mp_msg_done done;
         struct mp_msg_error error;
         struct mp_msg_window window;
+        struct mp_msg_device_limit device_limit;
+        struct mp_msg_device_state device_state;
+        struct mp_msg_model_check model_check;
+        struct mp_msg_model_forget model_forget;
+        struct mp_msg_bye bye;
     } u;
 };
 

@@ -27,7 +27,7 @@ static void same_again(const struct mp_msg *m, const void *frame, size_t n)
 
 static void as_payload(const uint8_t *data, size_t n)
 {
-    for (uint16_t type = 0; type < 20; type++) {
+    for (uint16_t type = 0; type < 30; type++) { /* and some that there are not */
         /* A copy of exactly that size, so that a read past the end is seen. */
         uint8_t *frame = mp_malloc(MP_FRAME_HEAD + n);
         uint32_t rest = (uint32_t)(MP_FRAME_HEAD - 4 + n);

@@ -143,7 +143,8 @@ local function plain(m) -- a message as a Lua table
     done = { "finish", "stop", "prompt_tokens", "completion_tokens", "device_ns", "prefill_ns", "queue_ns", "load_ns", "first_ns",
       "total_ns", "text" },
     model_state = { "name", "state", "identity", "done", "total", "loads", "load_ns", "context", "n_vocab", "running", "waiting",
-      "memory", "device", "arch", "error", "reason", "retry_ns" },
+      "memory", "device", "arch", "error", "reason", "retry_ns", "need", "reserved", "replacing", "cause" },
+    device_state = { "device", "memory", "reserved", "used" }, bye = { "reason" },
   }
   for _, f in ipairs(fields[name] or {}) do
     local v = m.u[name][f]
