@@ -1,8 +1,10 @@
-/* core/cli/cmd_check.c — `moonpool check CONF [--json] [--keys]`: judges a configuration without serving it. */
+/* core/cli/cmd_check.c — `moonpool check CONF [--json]`: judges a configuration without serving it; --keys and --metrics
+ * print what the documents under conf/ are made of. */
 #include "core/base/buf.h"
 #include "core/cli/cli.h"
 #include "core/script/generation.h"
 #include "core/script/keys.h"
+#include "core/telemetry/metrics.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -53,9 +55,9 @@ static int run(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--json") == 0) {
             json = true;
-        } else if (strcmp(argv[i], "--keys") == 0) {
+        } else if (strcmp(argv[i], "--keys") == 0 || strcmp(argv[i], "--metrics") == 0) {
             struct mp_buf b = {0};
-            mp_keys_document(&b);
+            (argv[i][2] == 'k' ? mp_keys_document : mp_metrics_document)(&b);
             print(stdout, &b);
             mp_buf_free(&b);
             return MP_EXIT_OK;
@@ -77,8 +79,9 @@ const struct mp_cmd mp_cmd_check = {
     "CONF [--json]",
     "judges a configuration without serving it",
     "Runs CONF, prints every problem with its file and line, or \"ok\" and what it declares.\n\n"
-    "  --json   print everything it declares as one JSON object; functions as {\"function\": \"file:line\"}\n"
-    "  --keys   print the keys of every declaration as Markdown tables\n\n"
+    "  --json      print everything it declares as one JSON object; functions as {\"function\": \"file:line\"}\n"
+    "  --keys      print the keys of every declaration as Markdown tables\n"
+    "  --metrics   print the metrics that a server has, as a Markdown table\n\n"
     "Exit code: 0 without problems, 2 with.\n",
     run,
 };
