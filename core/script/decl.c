@@ -21,12 +21,12 @@ static void push_model(lua_State *L, const struct mp_decl_entry *e)
 
 const struct decl_kind decl_kinds[MP_N_DECL_KINDS] = {
     [MP_DECL_SERVER] = {"server", "server", .schema = &mp_keys_server, .take = decl_take_server},
-    [MP_DECL_DEVICE] = {"device", "devices", .named = true},
+    [MP_DECL_DEVICE] = {"device", "devices", .named = true, .schema = &mp_keys_device, .take = decl_take_device},
     [MP_DECL_MODEL] = {"model", "models", .named = true, .own_names = true, .schema = &mp_keys_model,
                        .take = decl_take_model, .push = push_model},
     [MP_DECL_ENDPOINT] = {"endpoint", "endpoints", .schema = &mp_keys_endpoint},
     [MP_DECL_PLUGIN] = {"plugin", "plugins", .named = true, .schema = &mp_keys_plugin},
-    [MP_DECL_POLICY] = {"policy", "policies", .named = true},
+    [MP_DECL_POLICY] = {"policy", "policies", .named = true, .schema = &mp_keys_policy, .take = decl_take_policy},
     [MP_DECL_JOB] = {"job", "jobs", .named = true},
     [MP_DECL_SHARED] = {"shared", "shared", .named = true},
 };
@@ -100,6 +100,8 @@ void mp_decl_free(struct mp_decl *d)
 
 void mp_config_free(struct mp_config *c)
 {
+    for (uint32_t i = 0; c && i < c->n_zones; i++)
+        mp_tz_free(c->zones[i]);
     if (c)
         mp_arena_free(c->arena); /* c lives in it */
 }
@@ -403,6 +405,7 @@ void mp_decl_finish(struct mp_decl *d, lua_State *L)
         k->take(d, i, L);
         lua_pop(L, 1);
     }
+    decl_choose_policy(d, L);
     decl_take_endpoints(d, L);
     if (d->problems->n == 0)
         config_json(d, L);

@@ -233,6 +233,8 @@ static void take_endpoint(struct mp_decl *d, const struct origin *o, const char 
     ep->where = decl_where(d, o->e);
     ep->route = decl_string(d, L, t, "route");
     ep->body = (uint64_t)decl_number(L, t, "max_body", (double)c->server.limits.body);
+    ep->max_concurrency = (uint32_t)decl_number(L, t, "max_concurrency", 0);
+    ep->timeout = decl_number(L, t, "timeout", 0);
     if (!ep->route || mp_route_parse(ep->route, d->arena, &ep->method, &ep->pattern, &err) < 0) {
         if (ep->route)
             endpoint_problem(d, o, "route", NULL, err.message);

@@ -30,8 +30,17 @@ double decl_number(lua_State *L, int t, const char *key, double otherwise);     
 const char *decl_where(struct mp_decl *d, const struct mp_decl_entry *e); /* "conf/moonpool.lua:14", in the arena */
 uint32_t decl_count(const struct mp_decl *d, enum mp_decl_kind kind);     /* entries of that kind */
 
+/* What the text or name at those steps of e means; false after a problem. The zone is the config's own; name NULL: UTC, *out NULL. */
+bool decl_cron(struct mp_decl *d, const struct mp_decl_entry *e, const struct mp_step *at, size_t n, const char *text,
+               struct mp_cron *out);
+bool decl_zone(struct mp_decl *d, const struct mp_decl_entry *e, const struct mp_step *at, size_t n, const char *name,
+               struct mp_tz **out);
+
 void decl_take_server(struct mp_decl *d, uint32_t entry, lua_State *L); /* decl_server.c */
 void decl_take_model(struct mp_decl *d, uint32_t entry, lua_State *L);  /* decl_model.c */
+void decl_take_device(struct mp_decl *d, uint32_t entry, lua_State *L); /* decl_device.c */
+void decl_take_policy(struct mp_decl *d, uint32_t entry, lua_State *L); /* decl_policy.c */
+void decl_choose_policy(struct mp_decl *d, lua_State *L); /* after all were taken: the one that mp.server names */
 
 void decl_check_entry(struct mp_decl *d, uint32_t i, lua_State *L); /* makes entry i's `checked` */
 

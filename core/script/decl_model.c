@@ -3,6 +3,7 @@
 #include "core/base/json.h"
 #include "core/base/mem.h"
 #include "core/script/decl_impl.h"
+#include "core/script/facts.h"
 
 #include <ctype.h>
 #include <math.h>
@@ -78,6 +79,59 @@ static struct mp_conf_sampling take_sampling(lua_State *L, int t)
     }
     lua_pop(L, 1);
     return s;
+}
+
+/* The model's own settings; what was not written out stands in the table afterwards too, for `moonpool check --json`. */
+static void take_settings(struct mp_decl *d, const struct mp_decl_entry *e, lua_State *L, int t,
+                          struct mp_pool_settings *out)
+{
+    struct mp_pool_override o;
+    const char *key = NULL;
+    mp_pool_settings_init(out);
+    mp_settings_take(L, t, &o);
+    const char *conflict = mp_settings_conflict(&o, &key);
+    if (conflict && !e->bad)
+        mp_decl_problem(d, e, &(struct mp_step){key, 0}, 1, NULL, "%s", conflict);
+#define X(name, key, type, def, least, most) \
+    if (o.set & 1u << MP_SET_##name##_BIT)   \
+        out->name = o.value.name;
+    MP_POOL_SETTINGS(X)
+#undef X
+    if (out->target_concurrency > out->max_concurrency)
+        out->target_concurrency = out->max_concurrency;
+    mp_settings_put(L, t, out);
+}
+
+/* The checked list of schedules of the table at t. */
+static void take_schedules(struct mp_decl *d, const struct mp_decl_entry *e, lua_State *L, int t,
+                           struct mp_conf_model *m)
+{
+    lua_getfield(L, t, "schedules");
+    int list = lua_gettop(L);
+    uint32_t n = lua_istable(L, list) && !e->bad ? (uint32_t)lua_objlen(L, list) : 0;
+    m->schedules = mp_arena_zalloc(d->arena, (n + 1) * sizeof *m->schedules);
+    for (uint32_t i = 1; i <= n; i++, lua_settop(L, list)) {
+        struct mp_pool_schedule *s = &m->schedules[m->n_schedules++];
+        struct mp_step at[] = {{"schedules", 0}, {NULL, i}, {"cron", 0}};
+        const char *key = NULL;
+        lua_rawgeti(L, list, (int)i);
+        const char *cron = decl_string(d, L, list + 1, "cron"), *tz = decl_string(d, L, list + 1, "tz");
+        decl_cron(d, e, at, 3, cron, &s->cron);
+        at[2].key = "tz";
+        decl_zone(d, e, at, 3, tz, &s->tz);
+        char *text = mp_asprintf("%s%s%s", cron, tz ? " " : "", tz ? tz : "");
+        s->text = mp_arena_strndup(d->arena, text, strlen(text));
+        mp_free(text);
+        lua_getfield(L, list + 1, "set");
+        mp_settings_take(L, list + 2, &s->override);
+        at[2].key = "set";
+        const char *conflict = mp_settings_conflict(&s->override, &key);
+        if (!s->override.set)
+            mp_decl_problem(d, e, at, 3, NULL, "'schedules[%u].set' sets nothing", i);
+        else if (conflict)
+            mp_decl_problem(d, e, at, 3, NULL, "'schedules[%u].set': %s", i, conflict);
+    }
+    lua_settop(L, list - 1);
 }
 
 static const char *spec_json(struct mp_decl *d, const struct mp_conf_model *m)
@@ -182,9 +236,11 @@ void decl_take_model(struct mp_decl *d, uint32_t self, lua_State *L)
     m->context = (uint32_t)decl_number(L, t, "context", 0);
     m->numerics = decl_string(d, L, t, "numerics");
     m->numerics = m->numerics ? m->numerics : "plain";
-    mp_pool_settings_init(&m->settings);
-    m->settings.min_replicas = (uint32_t)decl_number(L, t, "min_replicas", 0);
-    m->settings.max_concurrency = (uint32_t)decl_number(L, t, "max_concurrency", 16);
+    take_settings(d, e, L, t, &m->settings);
+    take_schedules(d, e, L, t, m);
+    lua_getfield(L, t, "preload");
+    m->preload = lua_toboolean(L, -1);
+    lua_pop(L, 1);
     m->sampling = take_sampling(L, t);
     m->spec_json = spec_json(d, m);
 }

@@ -66,6 +66,10 @@ void decl_take_server(struct mp_decl *d, uint32_t self, lua_State *L)
         mp_decl_problem(d, e, (struct mp_step[]){{"limits", 0}, {"run_memory", 0}}, 2, NULL,
                         "'limits.vm_memory' must be at least twice 'limits.run_memory'");
     server->workers = (uint32_t)decl_number(L, t, "workers", 0);
+    server->policy = decl_string(d, L, t, "policy");
+    lua_getfield(L, t, "metrics");
+    server->metrics = lua_toboolean(L, -1);
+    lua_pop(L, 1);
     lua_getfield(L, t, "listen");
     server->n_listen = (uint32_t)lua_objlen(L, -1);
     server->listen = mp_arena_zalloc(d->arena, (server->n_listen + 1) * sizeof *server->listen);

@@ -44,12 +44,27 @@ static const struct mp_field server_fields[] = {
     {"use", MP_TYPE_LIST, .item = &use_item, .max = 64, .preset = "[]", .also = "plugins middleware",
      .doc = "plugins around every endpoint, outermost first; their routes are added"},
     {"limits", MP_TYPE_TABLE, .fields = &limit_schema, .preset = "{}", .doc = "what a request's Lua may take"},
-    {"policy", MP_TYPE_STRING, .later = true, .doc = "name of an mp.policy"},
+    {"policy", MP_TYPE_STRING, .min = 1, .max = 128, .also = "policies",
+     .doc = "name of the mp.policy that decides; default: \"default\", moonpool's own"},
+    {"metrics", MP_TYPE_BOOLEAN, .preset = "false", .also = "prometheus stats",
+     .doc = "true: GET /metrics here too, not on the admin socket only"},
     {"admin", MP_TYPE_ANY, .later = true, .doc = "admin listener"},
-    {"metrics", MP_TYPE_ANY, .later = true, .doc = "show /metrics on the public listener"},
     {"drain_timeout", MP_TYPE_SECONDS, .later = true, .doc = "time that open streams get when the server stops"},
 };
 const struct mp_schema mp_keys_server = SCHEMA(server_fields);
+
+/* ---- mp.device ---- */
+
+static const struct mp_field device_fields[] = {
+    {"memory", MP_TYPE_BYTES, .min = 1048576, .max = 9007199254740992.0, .also = "max_memory memory_limit budget vram",
+     .doc = "what may be reserved there at once; default: four fifths of what there is"},
+    {"max_wait", MP_TYPE_SECONDS, .min = 0, .max = 86400, .preset = "10",
+     .doc = "a request waits so long before a model that is in use makes room for its own"},
+    {"min_residency", MP_TYPE_SECONDS, .min = 0, .max = 86400, .preset = "5",
+     .doc = "a model that is in use stays so long before it makes room for another"},
+    {"usd_per_hour", MP_TYPE_NUMBER, .later = true, .also = "price cost", .doc = "what its time costs"},
+};
+const struct mp_schema mp_keys_device = SCHEMA(device_fields);
 
 /* ---- mp.model ---- */
 
@@ -80,6 +95,82 @@ static const struct mp_field stop_item = {.type = MP_TYPE_STRING, .min = 1, .max
 static const struct mp_field sampling_fields[] = {SAMPLING};
 static const struct mp_schema sampling_schema = SCHEMA(sampling_fields);
 
+/* The ranges are those of MP_POOL_SETTINGS (a spec compares them). D: PRESET, or NO_PRESET where a missing key changes nothing. */
+#define PRESET(json)    .preset = json
+#define NO_PRESET(json) .preset = NULL
+#define SETTINGS(D, queue, queue_preset)                                                                   \
+    {"min_replicas",                                                                                       \
+     MP_TYPE_INTEGER,                                                                                      \
+     .min = 0,                                                                                             \
+     .max = 1024,                                                                                          \
+     .built_max = 1,                                                                                       \
+     D("0"),                                                                                               \
+     .also = "min_containers warm keep_warm",                                                              \
+     .doc = "1: loaded at start and kept warm; 0: loaded by the first request"},                           \
+        {"max_replicas",                                                                                   \
+         MP_TYPE_INTEGER,                                                                                  \
+         .min = 0,                                                                                         \
+         .max = 1024,                                                                                      \
+         .built_max = 1,                                                                                   \
+         D("1"),                                                                                           \
+         .also = "max_containers",                                                                         \
+         .doc = "the cost ceiling; 0: requests are refused"},                                              \
+        {"scaledown_window",                                                                               \
+         MP_TYPE_SECONDS,                                                                                  \
+         .min = 0,                                                                                         \
+         .max = 31536000,                                                                                  \
+         D("300"),                                                                                         \
+         .also = "idle_timeout keep_alive idle ttl sleep_idle_seconds container_idle_timeout",             \
+         .doc = "time without a request after which it goes cold"},                                        \
+        {"startup_timeout",                                                                                \
+         MP_TYPE_SECONDS,                                                                                  \
+         .min = 0.001,                                                                                     \
+         .max = 86400,                                                                                     \
+         D("600"),                                                                                         \
+         .also = "load_timeout",                                                                           \
+         .doc = "time a load may take"},                                                                   \
+        {"target_concurrency", MP_TYPE_INTEGER, .min = 1, .max = 1024,                                     \
+         .doc = "requests per replica to scale for; default: 8, at most max_concurrency"},                 \
+        {"max_concurrency",                                                                                \
+         MP_TYPE_INTEGER,                                                                                  \
+         .min = 1,                                                                                         \
+         .max = 1024,                                                                                      \
+         D("16"),                                                                                          \
+         .also = "slots parallel n_parallel max_batch batch_size concurrency",                             \
+         .doc = "requests that a replica takes at once"},                                                  \
+    {                                                                                                      \
+        "queue", MP_TYPE_TABLE, .fields = &queue, D(queue_preset), .also = "max_queue queue_size backlog", \
+                                .doc = "requests that wait for a place"                                    \
+    }
+#define QUEUE(D)                                                                                                   \
+    {"max",                                                                                                        \
+     MP_TYPE_INTEGER,                                                                                              \
+     .min = 0,                                                                                                     \
+     .max = 1000000,                                                                                               \
+     D("64"),                                                                                                      \
+     .also = "size length",                                                                                        \
+     .doc = "how many may wait; more are refused with 429"},                                                       \
+    {                                                                                                              \
+        "timeout", MP_TYPE_SECONDS, .min = 0, .max = 86400, D("30"), .also = "max_wait",                           \
+                                    .doc = "how long one may wait, then 503; the time a load takes does not count" \
+    }
+
+static const struct mp_field queue_fields[] = {QUEUE(PRESET)}, queue_some_fields[] = {QUEUE(NO_PRESET)};
+static const struct mp_schema queue_schema = SCHEMA(queue_fields), queue_some_schema = SCHEMA(queue_some_fields);
+static const struct mp_field settings_fields[] = {SETTINGS(NO_PRESET, queue_some_schema, NULL)};
+const struct mp_schema mp_keys_settings = SCHEMA(settings_fields);
+
+static const struct mp_field schedule_fields[] = {
+    {"cron", MP_TYPE_STRING, .required = true, .min = 1, .max = 256, .also = "at when schedule",
+     .doc = "minute, hour, day of month, month, weekday, as in crontab; or @daily and the like"},
+    {"tz", MP_TYPE_STRING, .min = 1, .max = 128, .also = "timezone zone",
+     .doc = "an IANA time zone, like \"Europe/Berlin\"; default: UTC"},
+    {"set", MP_TYPE_TABLE, .required = true, .fields = &mp_keys_settings, .also = "override settings",
+     .doc = "what counts from then on: any of min_replicas, max_replicas, … queue"},
+};
+static const struct mp_schema schedule_schema = SCHEMA(schedule_fields);
+static const struct mp_field schedule_item = {.type = MP_TYPE_TABLE, .fields = &schedule_schema};
+
 static const struct mp_field model_fields[] = {
     {"source", MP_TYPE_STRING, .required = true, .min = 1, .max = 4096, .also = "file path model weights gguf",
      .doc = "a GGUF file: beside the configuration, in $MOONPOOL_MODELS, or in models/"},
@@ -94,19 +185,13 @@ static const struct mp_field model_fields[] = {
      .doc = "further names that requests may use"},
     {"sampling", MP_TYPE_TABLE, .fields = &sampling_schema, .also = "defaults parameters options",
      .doc = "defaults; a request may override each"},
-    {"min_replicas", MP_TYPE_INTEGER, .min = 0, .max = 1024, .built_max = 1, .preset = "0",
-     .also = "min_containers warm keep_warm preload",
-     .doc = "1: loaded at start and kept warm; 0: loaded by the first request"},
-    {"max_concurrency", MP_TYPE_INTEGER, .min = 1, .max = 1024, .preset = "16",
-     .also = "slots parallel n_parallel max_batch batch_size concurrency", .doc = "requests in its batch at once"},
-    {"max_replicas", MP_TYPE_INTEGER, .later = true, .also = "max_containers", .doc = "the cost ceiling"},
-    {"scaledown_window", MP_TYPE_SECONDS, .later = true,
-     .also = "idle_timeout keep_alive idle ttl sleep_idle_seconds container_idle_timeout",
-     .doc = "idle time after which it goes cold"},
-    {"startup_timeout", MP_TYPE_SECONDS, .later = true, .also = "load_timeout", .doc = "time a load may take"},
-    {"target_concurrency", MP_TYPE_INTEGER, .later = true, .doc = "requests per replica to scale for"},
-    {"queue", MP_TYPE_TABLE, .later = true, .also = "max_queue queue_size backlog", .doc = "{ max = …, timeout = … }"},
-    {"schedules", MP_TYPE_LIST, .later = true, .also = "schedule cron", .doc = "overrides by time of day"},
+    SETTINGS(PRESET, queue_schema, "{}"),
+    {"schedules", MP_TYPE_LIST, .item = &schedule_item, .max = 64, .preset = "[]", .also = "schedule cron",
+     .doc = "{ cron = \"0 8 * * 1-5\", tz = \"Europe/Berlin\", set = { min_replicas = 1 } }: from each tick on until "
+            "another "
+            "one sets the same key"},
+    {"preload", MP_TYPE_BOOLEAN, .preset = "false", .also = "load_at_start eager warmup",
+     .doc = "loaded once when it is declared, by a reload before it counts"},
     {"kv_type", MP_TYPE_STRING, .later = true, .also = "cache_type kv_cache_type",
      .doc = "element type of the KV cache"},
     {"command", MP_TYPE_LIST, .later = true, .doc = "a process that serves the model over HTTP"},
@@ -117,9 +202,15 @@ const struct mp_schema mp_keys_model = SCHEMA(model_fields);
 
 /* ---- model:chat{} and its kin ---- */
 
+#define PRIORITY                                                                                                  \
+    {                                                                                                             \
+        "priority", MP_TYPE_INTEGER, .min = -1000, .max = 1000, .doc = "higher ones get a place first; default 0" \
+    }
+
 static const struct mp_field chat_fields[] = {
     {"messages", MP_TYPE_ANY, .required = true, .doc = "a list of { role = …, content = … }, at most 2,048"},
     SAMPLING,
+    PRIORITY,
     {"stop", MP_TYPE_ONE_OR_LIST, .item = &stop_item, .max = 8,
      .doc = "texts that end the answer; at most 8 of 256 bytes"},
 };
@@ -129,6 +220,7 @@ static const struct mp_field complete_fields[] = {
     {"prompt", MP_TYPE_STRING, .required = true, .min = 1, .max = INFINITY, .also = "text input",
      .doc = "text to go on from"},
     SAMPLING,
+    PRIORITY,
     {"stop", MP_TYPE_ONE_OR_LIST, .item = &stop_item, .max = 8,
      .doc = "texts that end the answer; at most 8 of 256 bytes"},
 };
@@ -146,8 +238,10 @@ static const struct mp_field endpoint_fields[] = {
      .doc = "plugins around this endpoint, inside those of mp.server"},
     {"max_body", MP_TYPE_BYTES, .min = 0, .max = 1073741824, .also = "body_limit max_body_size",
      .doc = "a request's body; default: limits.body"},
-    {"max_concurrency", MP_TYPE_INTEGER, .later = true, .doc = "requests at once"},
-    {"timeout", MP_TYPE_SECONDS, .later = true, .doc = "time a request may take in all"},
+    {"max_concurrency", MP_TYPE_INTEGER, .later = true, .min = 1, .max = 1000000, .also = "concurrency limit",
+     .doc = "requests at once, over all workers; more are refused with 429"},
+    {"timeout", MP_TYPE_SECONDS, .later = true, .min = 0.001, .max = 86400,
+     .doc = "time a request may take in all, then 504"},
     {"half_close", MP_TYPE_BOOLEAN, .later = true, .doc = "a client that has closed its side is still answered"},
 };
 const struct mp_schema mp_keys_endpoint = SCHEMA(endpoint_fields);
@@ -169,6 +263,19 @@ static const struct mp_field plugin_fields[] = {
 };
 const struct mp_schema mp_keys_plugin = SCHEMA(plugin_fields);
 
+/* ---- mp.policy ---- */
+
+static const struct mp_field policy_fields[] = {
+    {"admit", MP_TYPE_FUNCTION, .doc = "function(req, pool, now): \"accept\", \"queue\", or nil, err; then a reason"},
+    {"route", MP_TYPE_FUNCTION, .doc = "function(req, candidates, now): a candidate's name, a reason"},
+    {"rank", MP_TYPE_FUNCTION, .also = "prioritize priority",
+     .doc = "function(req, now): -1000 to 1000, higher ones start first, a reason"},
+    {"scale", MP_TYPE_FUNCTION, .also = "autoscale", .doc = "function(pool, now, state): replicas, a reason"},
+    {"evict", MP_TYPE_FUNCTION, .doc = "function(candidates, need, now): a list of names, a reason"},
+    {"place", MP_TYPE_FUNCTION, .later = true, .doc = "function(model, devices, now): a device's name, a reason"},
+};
+const struct mp_schema mp_keys_policy = SCHEMA(policy_fields);
+
 const char *const mp_later_kinds[] = {"budget", NULL};
 const char *const mp_later_functions[] = {"secret", "http", "crypto", "base64", "re", "metric", NULL};
 
@@ -179,11 +286,15 @@ void mp_keys_document(struct mp_buf *out)
         const struct mp_schema *schema;
     } all[] = {
         {"mp.server { … }", &mp_keys_server},
+        {"mp.device \"name\" { … }", &mp_keys_device},
         {"mp.model \"name\" { … }", &mp_keys_model},
+        {"schedules = { { … }, … }", &schedule_schema},
         {"mp.endpoint { … }", &mp_keys_endpoint},
         {"mp.plugin \"name\" { … }", &mp_keys_plugin},
+        {"mp.policy \"name\" { … }", &mp_keys_policy},
         {"model:chat { … }, model:chat_stream { … }", &mp_keys_chat},
         {"model:complete { … }, model:complete_stream { … }", &mp_keys_complete},
+        {"model:scale { … }", &mp_keys_settings},
     };
     for (size_t i = 0; i < MP_COUNT(all); i++) {
         mp_buf_printf(out, "%s### `%s`\n\n", i ? "\n" : "", all[i].title);

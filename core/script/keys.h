@@ -3,7 +3,10 @@
 #define MP_SCRIPT_KEYS_H
 #include "core/script/schema.h"
 
-extern const struct mp_schema mp_keys_server, mp_keys_model, mp_keys_endpoint, mp_keys_plugin;
+extern const struct mp_schema mp_keys_server, mp_keys_device, mp_keys_model, mp_keys_endpoint, mp_keys_plugin,
+    mp_keys_policy;
+/* Those of struct mp_pool_settings, none with a default: what a schedule's `set` and model:scale{} take. */
+extern const struct mp_schema mp_keys_settings;
 /* What model:chat{} and its kin take besides messages and prompt: the same ranges as mp.model's `sampling`. */
 extern const struct mp_schema mp_keys_chat, mp_keys_complete;
 

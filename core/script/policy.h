@@ -19,6 +19,9 @@ enum mp_policy_slot {
         MP_N_POLICY_SLOTS
 };
 
+#define MP_POLICY_DEFAULT "default"                        /* the name of moonpool's own */
+const char *mp_policy_slot_name(enum mp_policy_slot slot); /* "admit" */
+
 /* The control thread's place: it runs scale and evict of any generation. `state` (a scale function's third argument, one table per model and
  * policy) lives here as JSON, so that it survives reloads. */
 struct mp_policies;

@@ -143,6 +143,8 @@ struct mp_script *mp_script_new(struct mp_sources *sources, const struct mp_scri
     s->magic = MAGIC;
     s->sources = sources;
     s->phase = MP_PHASE_LOAD;
+    for (uint32_t i = 0; i < MP_N_POLICY_SLOTS; i++)
+        s->policy[i] = LUA_NOREF;
     s->vm = mp_vm_new(&opts, err);
     if (!s->vm)
         goto fail;

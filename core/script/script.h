@@ -6,6 +6,7 @@
 #define MP_SCRIPT_SCRIPT_H
 #include "core/base/arena.h"
 #include "core/script/config.h"
+#include "core/script/policy.h"
 #include "core/script/problems.h"
 #include "core/script/run.h"
 #include "core/script/source.h"
@@ -38,6 +39,8 @@ struct mp_script {
     struct mp_decl *decl;           /* while the configuration loads */
     struct mp_script_endpoint *endpoints;
     uint32_t n_endpoints;
+    int policy[MP_N_POLICY_SLOTS]; /* references to the functions of the policy that counts; LUA_NOREF: the default's */
+    const char *deciding;          /* the slot whose function runs now, or NULL: then what is not pure raises */
     enum mp_phase phase;
     struct mp_buf line; /* scratch for C functions that may raise while they build text */
 
@@ -70,7 +73,7 @@ struct mp_script *mp_script_of(lua_State *L);
 /* Where Lua calls from: "conf/moonpool.lua:12", or "" when nowhere is known. Levels of the bundled library are skipped. */
 void mp_script_where(lua_State *L, char *out, size_t size);
 
-/* Pushes `nil, err`: the table { code, message, status, retry_after?, cause? } with __tostring; returns 2. retry_after is err's own. */
+/* Pushes `nil, err`: the table { code, message, status, retry_after?, cause? } with __tostring; returns 2. */
 int mp_script_fail(lua_State *L, const struct mp_err *err);
 /* Pushes just the error table. */
 void mp_script_push_err(lua_State *L, const struct mp_err *err, int status,

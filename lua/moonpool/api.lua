@@ -40,10 +40,22 @@ local mp = {}
 ---@field workers? integer threads that serve; default one per two cores; changed by a restart only
 ---@field use? moonpool.Use plugins around every endpoint, outermost first; routes that they bring are added
 ---@field limits? moonpool.Limits
+---@field policy? string name of the mp.policy that decides; default "default", moonpool's own
+---@field metrics? boolean true: GET /metrics on these addresses too, not on the admin socket only
 
 --- Settings of the whole server; at most once.
 ---@param t moonpool.Server
 function mp.server(t) end
+
+---@class moonpool.Device
+---@field memory? moonpool.Bytes what may be reserved there at once; default: four fifths of what there is
+---@field max_wait? moonpool.Seconds a request waits so long before a model that is in use makes room for its own; default 10
+---@field min_residency? moonpool.Seconds a model that is in use stays so long before it makes room for another; default 5
+
+--- What the models on a device may take together: `mp.device "cpu" { memory = "2GiB" }`.
+---@param name "cpu" | "fake"
+---@return fun(t: moonpool.Device): moonpool.Device
+function mp.device(name) end
 
 ---@class moonpool.Sampling
 ---@field max_tokens? integer tokens to generate at most; default: up to the context
@@ -53,7 +65,24 @@ function mp.server(t) end
 ---@field min_p? number drop what is less likely than so much of the likeliest; 0: nothing
 ---@field seed? integer same seed and settings, same text; default: random
 
----@class moonpool.ModelTable
+--- How many replicas a model may have, and what they take. A declaration's are overridden by schedules and by model:scale{}.
+---@class moonpool.Settings
+---@field min_replicas? 0|1 1: loaded at start and kept warm; 0 (default): loaded by the first request
+---@field max_replicas? 0|1 the cost ceiling; default 1; 0: requests are refused
+---@field scaledown_window? moonpool.Seconds time without a request after which it goes cold; default 300
+---@field startup_timeout? moonpool.Seconds time a load may take; default 600
+---@field target_concurrency? integer requests per replica to scale for; default 8, at most max_concurrency
+---@field max_concurrency? integer requests that a replica takes at once; default 16
+---@field queue? { max?: integer, timeout?: moonpool.Seconds } requests that wait for a place: how many (default 64; more are 429), and for how
+--- long (default 30, then 503; the time a load takes does not count)
+
+--- From each tick on until another schedule, or model:scale{}, sets the same key. Every local time happens once, also when clocks change.
+---@class moonpool.Schedule
+---@field cron string "0 8 * * 1-5": minute, hour, day of month, month, weekday; or "@daily" and the like
+---@field tz? string an IANA time zone, like "Europe/Berlin"; default UTC
+---@field set moonpool.Settings what counts from then on
+
+---@class moonpool.ModelTable: moonpool.Settings
 ---@field source string a GGUF file: beside the configuration, in $MOONPOOL_MODELS, or in models/
 ---@field sha256? string verified if given
 ---@field devices? string | string[] in order of preference, nothing else is used; default { "cpu" }
@@ -61,8 +90,8 @@ function mp.server(t) end
 ---@field numerics? "plain"
 ---@field alias? string | string[] further names that requests may use
 ---@field sampling? moonpool.Sampling defaults; a call overrides them one by one
----@field min_replicas? 0|1 1: loaded at start and kept warm; 0 (default): loaded by the first request
----@field max_concurrency? integer requests in its batch at once; default 16
+---@field schedules? moonpool.Schedule[] other settings by time of day
+---@field preload? boolean loaded once when it is declared, by a reload before it counts; default false
 
 --- Declares a model: `local smol = mp.model "smollm2" { source = "smollm2.gguf" }`.
 ---@param name string
@@ -202,27 +231,18 @@ local Model = {}
 
 ---@class moonpool.ChatArgs: moonpool.Sampling
 ---@field messages moonpool.Message[] at most 2048
+---@field priority? integer -1000..1000: higher ones get a place first; default 0
 ---@field stop? string | string[] texts that end the answer; at most 8 of 256 bytes
 
 ---@class moonpool.CompleteArgs: moonpool.Sampling
 ---@field prompt string not empty
+---@field priority? integer -1000..1000
 ---@field stop? string | string[]
-
---- Times are wall time, but for device_seconds.
----@class moonpool.Usage
----@field prompt_tokens integer
----@field completion_tokens integer
----@field device_seconds number its part of the device's busy time
----@field queue_seconds number waiting for a place; loading is not counted
----@field load_seconds number waiting while the model loaded
----@field prefill_seconds number from the start on the device to the first token
----@field decode_seconds number from the first token to the last
----@field ttft_seconds number from the call to the first token
 
 ---@class moonpool.Result
 ---@field text string
 ---@field finish_reason "stop" | "length"
----@field usage moonpool.Usage
+---@field usage { prompt_tokens: integer, completion_tokens: integer, device_seconds: number }
 
 --- The whole answer. Waits, for the model to load too. When the client leaves, the generation is cancelled.
 ---@param args moonpool.ChatArgs

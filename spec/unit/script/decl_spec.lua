@@ -2,6 +2,7 @@
 --- core/script/decl.c, schema.c, locate.c, problems.c: what is wrong with a configuration is said all at once, each with its
 --- place and the way out.
 local script = require "spec.support.script"
+local C = script.C
 
 --- The first line of `source` is line 2: line 1 is `local mp = require "moonpool"`.
 local function problem(source, opts)
@@ -17,7 +18,7 @@ local exact = {
   { 'mp.model "smollm2" {\n  source = "tiny.gguf",\n  idle_timeout = "5m",\n}', [[4: mp.model "smollm2": unknown key 'idle_timeout'
     4 |   idle_timeout = "5m",
       |   ^^^^^^^^^^^^
-did you mean 'scaledown_window' (seconds; not yet built)?]] },
+did you mean 'scaledown_window' (seconds)?]] },
   { M .. 'contxt = 3 }', [[2: mp.model "m": unknown key 'contxt'
     2 | mp.model "m" { source = "tiny.gguf", contxt = 3 }
       |                                      ^^^^^^
@@ -29,14 +30,11 @@ did you mean 'context' (integer)?]] },
   { "mp.server { colour = 3 }", [[2: mp.server: unknown key 'colour'
     2 | mp.server { colour = 3 }
       |             ^^^^^^
-known: listen, workers, use, limits]] },
+known: listen, workers, use, limits, policy, metrics]] },
   { "mp.server { limits = { brust = 1 } }", [[2: mp.server: unknown key 'limits.brust'
     2 | mp.server { limits = { brust = 1 } }
       |                        ^^^^^
 did you mean 'burst' (seconds)?]] },
-  { M .. 'queue = { max = 3 } }', [[2: mp.model "m": 'queue' is not yet built
-    2 | mp.model "m" { source = "tiny.gguf", queue = { max = 3 } }
-      |                                      ^^^^^]] },
   { M .. 'min_replicas = 2 }', [[2: mp.model "m": 'min_replicas' above 1 is not yet built
     2 | mp.model "m" { source = "tiny.gguf", min_replicas = 2 }
       |                                      ^^^^^^^^^^^^]] },
@@ -46,10 +44,19 @@ did you mean 'burst' (seconds)?]] },
   { 'mp.server { listen = { { "127.0.0.1:1", tls = {} } } }', [[2: mp.server: 'listen[1].tls' is not yet built
     2 | mp.server { listen = { { "127.0.0.1:1", tls = {} } } }
       |                                         ^^^]] },
-  { 'mp.policy "x" { scale = print }', [[2: mp.policy is not yet built
-    2 | mp.policy "x" { scale = print }]] },
-  { 'mp.device "cuda:0" { usd_per_hour = 2 }', [[2: mp.device is not yet built
-    2 | mp.device "cuda:0" { usd_per_hour = 2 }]] },
+  { M .. 'max_replicas = 2 }', [[2: mp.model "m": 'max_replicas' above 1 is not yet built
+    2 | mp.model "m" { source = "tiny.gguf", max_replicas = 2 }
+      |                                      ^^^^^^^^^^^^]] },
+  { 'mp.budget "x" { usd = 1 }', [[2: mp.budget is not yet built
+    2 | mp.budget "x" { usd = 1 }]] },
+  { 'mp.device "cpu" { usd_per_hour = 2 }', [[2: mp.device "cpu": 'usd_per_hour' is not yet built
+    2 | mp.device "cpu" { usd_per_hour = 2 }
+      |                   ^^^^^^^^^^^^]] },
+  { 'mp.device "cuda:0" { }', [[2: mp.device "cuda:0": a CUDA device is not yet built
+    2 | mp.device "cuda:0" { }]] },
+  { 'mp.policy "x" { place = print }', [[2: mp.policy "x": 'place' is not yet built
+    2 | mp.policy "x" { place = print }
+      |                 ^^^^^]] },
   { 'mp.secret "X"', [[2: mp.secret is not yet built
     2 | mp.secret "X"]] },
   { 'mp.plugin "p" { version = "1", api = 1, delta = print }', [[2: mp.plugin "p": 'delta' is not yet built
@@ -107,6 +114,95 @@ did you mean "cuda"?]] },
       |                                     ^^^]] },
   { 'mp.server { workers = true }', [[2: mp.server: 'workers' must be a whole number, not a boolean
     2 | mp.server { workers = true }
+      |             ^^^^^^^]] },
+  -- settings that do not go together, schedules
+  { M .. 'min_replicas = 1, max_replicas = 0 }', [[2: mp.model "m": 'min_replicas' is above 'max_replicas'
+    2 | mp.model "m" { source = "tiny.gguf", min_replicas = 1, max_replicas = 0 }
+      |                                      ^^^^^^^^^^^^]] },
+  { M .. 'target_concurrency = 8, max_concurrency = 4 }', [[2: mp.model "m": 'target_concurrency' is above 'max_concurrency'
+    2 | mp.model "m" { source = "tiny.gguf", target_concurrency = 8, max_concurrency = 4 }
+      |                                      ^^^^^^^^^^^^^^^^^^]] },
+  { M .. 'queue = { max = -1 } }', [[2: mp.model "m": 'queue.max' must be between 0 and 1000000, not -1
+    2 | mp.model "m" { source = "tiny.gguf", queue = { max = -1 } }
+      |                                                ^^^]] },
+  { M .. 'queue = 64 }', [[2: mp.model "m": 'queue' must be a table, not a number
+    2 | mp.model "m" { source = "tiny.gguf", queue = 64 }
+      |                                      ^^^^^]] },
+  { M .. 'queue = { len = 1 } }', [[2: mp.model "m": unknown key 'queue.len'
+    2 | mp.model "m" { source = "tiny.gguf", queue = { len = 1 } }
+      |                                                ^^^
+known: max, timeout]] },
+  { M .. 'scaledown_window = "soon" }', [[2: mp.model "m": 'scaledown_window' must be seconds (a number, or text like "5m"), not "soon"
+    2 | mp.model "m" { source = "tiny.gguf", scaledown_window = "soon" }
+      |                                      ^^^^^^^^^^^^^^^^]] },
+  { M .. 'startup_timeout = 0 }', [[2: mp.model "m": 'startup_timeout' must be between 0.001s and 86400s, not 0s
+    2 | mp.model "m" { source = "tiny.gguf", startup_timeout = 0 }
+      |                                      ^^^^^^^^^^^^^^^]] },
+  { M .. 'preload = 1 }', [[2: mp.model "m": 'preload' must be true or false, not a number
+    2 | mp.model "m" { source = "tiny.gguf", preload = 1 }
+      |                                      ^^^^^^^]] },
+  { M .. '\n  schedules = {\n    { cron = "0 8 * * 8", set = { min_replicas = 1 } },\n  } }',
+    [[4: mp.model "m": 'schedules[1].cron' "0 8 * * 8": weekday '8': out of range (0 to 7)
+    4 |     { cron = "0 8 * * 8", set = { min_replicas = 1 } },
+      |       ^^^^]] },
+  { M .. 'schedules = { { cron = "0 8 * *", set = { min_replicas = 1 } } } }',
+    [[2: mp.model "m": 'schedules[1].cron' "0 8 * *": five fields are needed (minute, hour, day of month, month, weekday), not 4
+    2 | mp.model "m" { source = "tiny.gguf", schedules = { { cron = "0 8 * *", set = { min_replicas = 1 } } } }
+      |                                                      ^^^^]] },
+  { M .. 'schedules = { { cron = "@daily", tz = "Europe/Berlni", set = { min_replicas = 1 } } } }',
+    [[2: mp.model "m": 'schedules[1].tz': there is no time zone 'Europe/Berlni']], open = true },
+  { M .. 'schedules = { { cron = "@daily", tz = "../x", set = { min_replicas = 1 } } } }',
+    [[2: mp.model "m": 'schedules[1].tz': '../x' is no name of a time zone: names are like "Europe/Berlin"
+    2 | mp.model "m" { source = "tiny.gguf", schedules = { { cron = "@daily", tz = "../x", set = { min_replicas = 1 } } } }
+      |                                                                       ^^]] },
+  { M .. 'schedules = { { cron = "@daily", set = {} } } }', [[2: mp.model "m": 'schedules[1].set' sets nothing
+    2 | mp.model "m" { source = "tiny.gguf", schedules = { { cron = "@daily", set = {} } } }
+      |                                                                       ^^^]] },
+  { M .. 'schedules = { { cron = "@daily", set = { min_replicas = 1, max_replicas = 0 } } } }',
+    [[2: mp.model "m": 'schedules[1].set': 'min_replicas' is above 'max_replicas'
+    2 | mp.model "m" { source = "tiny.gguf", schedules = { { cron = "@daily", set = { min_replicas = 1, max_replicas = 0 } } } }
+      |                                                                       ^^^]] },
+  { M .. 'schedules = { { cron = "@daily", set = { source = "x" } } } }',
+    [[2: mp.model "m": unknown key 'schedules[1].set.source'
+    2 | mp.model "m" { source = "tiny.gguf", schedules = { { cron = "@daily", set = { source = "x" } } } }
+      |                                                                               ^^^^^^
+known: min_replicas, max_replicas, scaledown_window, startup_timeout, target_concurrency, max_concurrency, queue]] },
+  { M .. 'schedules = { { set = { min_replicas = 1 } } } }', [[2: mp.model "m": missing key 'schedules[1].cron'
+    2 | mp.model "m" { source = "tiny.gguf", schedules = { { set = { min_replicas = 1 } } } }
+      |                                                    ^
+it must be a string]] },
+  -- devices, policies
+  { 'mp.device "gpu" { }', [[2: mp.device "gpu": there is no such device (there is "cpu")
+    2 | mp.device "gpu" { }]] },
+  { 'mp.device "cpu" { }\nmp.device "cpu" { }', [[3: mp.device "cpu": the name is taken by the device at conf/moonpool.lua:2
+    3 | mp.device "cpu" { }]] },
+  { 'mp.device "cpu" { memory = "2GB", max_wait = -1 }', [[2: mp.device "cpu": 'max_wait' must not be negative
+    2 | mp.device "cpu" { memory = "2GB", max_wait = -1 }
+      |                                   ^^^^^^^^]] },
+  { 'mp.device "cpu" { memory = 3 }', [[2: mp.device "cpu": 'memory' must be between 1MiB and 8388608GiB, not 3
+    2 | mp.device "cpu" { memory = 3 }
+      |                   ^^^^^^]] },
+  { 'mp.server { policy = "thrifty" }\nmp.policy "thrift" { }', [[2: mp.server: no mp.policy "thrifty" is declared
+    2 | mp.server { policy = "thrifty" }
+      |             ^^^^^^
+did you mean "thrift"?]] },
+  { 'mp.server { policy = "thrifty" }', [[2: mp.server: no mp.policy "thrifty" is declared
+    2 | mp.server { policy = "thrifty" }
+      |             ^^^^^^]] },
+  { 'mp.policy "default" { }', [[2: mp.policy "default": the name is that of moonpool's own
+    2 | mp.policy "default" { }
+give yours another name, and name it in mp.server: policy = "…"]] },
+  { 'mp.policy "x" { }\nmp.policy "x" { }', [[3: mp.policy "x": the name is taken by the policy at conf/moonpool.lua:2
+    3 | mp.policy "x" { }]] },
+  { 'mp.policy "x" { scale = 3 }', [[2: mp.policy "x": 'scale' must be a function, not a number
+    2 | mp.policy "x" { scale = 3 }
+      |                 ^^^^^]] },
+  { 'mp.policy "x" { scael = print }', [[2: mp.policy "x": unknown key 'scael'
+    2 | mp.policy "x" { scael = print }
+      |                 ^^^^^
+did you mean 'scale' (function)?]] },
+  { 'mp.server { metrics = "yes" }', [[2: mp.server: 'metrics' must be true or false, not a string
+    2 | mp.server { metrics = "yes" }
       |             ^^^^^^^]] },
   -- addresses
   { 'mp.server { listen = "0.0.0.0:80" }', [[2: mp.server: 'listen[1]' goes beyond loopback, which is refused as long as no API keys protect it
@@ -361,6 +457,55 @@ describe("a right configuration", function()
     script.C.mp_generation_free(g)
   end)
 
+  it("has settings, schedules, devices and a policy", function()
+    local g, c = config [[mp.server { policy = "mine", metrics = true }
+      mp.device "cpu" { memory = "2GiB", max_wait = 6, min_residency = "2s" }
+      mp.policy "other" { rank = print }
+      mp.policy "mine" { scale = print, evict = print }
+      mp.model "a" { source = "tiny.gguf", min_replicas = 1, scaledown_window = "1m", startup_timeout = 9, max_concurrency = 4,
+        queue = { max = 7 }, preload = true, schedules = {
+          { cron = "0 8 * * 1-5", tz = "Europe/Berlin", set = { min_replicas = 1, queue = { timeout = "5s" } } },
+          { cron = "@daily", tz = "Europe/Berlin", set = { max_replicas = 0 } }, { cron = "@hourly", set = { target_concurrency = 2 } } } }
+      mp.model "b" { source = "tiny.gguf" }]]
+    assert.equal("mine", script.ffi.string(c.server.policy))
+    assert.is_true(c.server.metrics)
+    assert.equal(1, c.n_devices)
+    assert.same({ "cpu", 2 ^ 31, 6, 2 }, { script.ffi.string(c.devices[0].name), tonumber(c.devices[0].memory), c.devices[0].max_wait,
+      c.devices[0].min_residency })
+    assert.same({ "mine", 2 ^ C.MP_POLICY_SCALE + 2 ^ C.MP_POLICY_EVICT },
+      { script.ffi.string(c.policies[1].name), c.policies[1].slots })
+    local a = c.models[0]
+    local s = a.settings
+    assert.same({ 1, 1, 60, 9, 4, 4, 7, 30 }, { s.min_replicas, s.max_replicas, s.scaledown_window, s.startup_timeout, s.target_concurrency,
+      s.max_concurrency, s.queue_max, s.queue_timeout })
+    assert.is_true(a.preload)
+    assert.equal(3, a.n_schedules)
+    assert.equal(1, c.n_zones) -- one for both
+    assert.equal("0 8 * * 1-5 Europe/Berlin", script.ffi.string(a.schedules[0].text))
+    assert.equal("@hourly", script.ffi.string(a.schedules[2].text))
+    assert.is_true(a.schedules[0].tz == a.schedules[1].tz)
+    assert.is_true(a.schedules[2].tz == nil)
+    local o = a.schedules[0].override
+    assert.equal(2 ^ C.MP_SET_min_replicas_BIT + 2 ^ C.MP_SET_queue_timeout_BIT, o.set)
+    assert.same({ 1, 5 }, { o.value.min_replicas, o.value.queue_timeout })
+    local data = script.json.decode(script.ffi.string(c.json))
+    assert.equal(4, data.models[1].target_concurrency) -- what was not written stands there too
+    assert.same({ max = 7, timeout = 30 }, data.models[1].queue)
+    assert.same({ max = 64, timeout = 30 }, data.models[2].queue)
+    assert.equal(8, data.models[2].target_concurrency)
+    assert.equal("Europe/Berlin", data.models[1].schedules[1].tz)
+    assert.equal(6, data.devices[1].max_wait)
+    assert.equal("built in", data.policies[2].scale["function"])
+    assert.equal("mine", data.server.policy)
+    script.C.mp_generation_free(g)
+  end)
+
+  it("may name the default policy", function()
+    local g, c = config 'mp.server { policy = "default" }'
+    assert.is_true(c.server.policy == nil)
+    script.C.mp_generation_free(g)
+  end)
+
   it("has defaults", function()
     local g, c = config ""
     assert.equal("127.0.0.1:7171", script.ffi.string(c.server.listen[0].text))
@@ -403,6 +548,37 @@ describe("units", function()
     for _, text in ipairs { "8mib", "8M", "1.5B", "0.3KiB", "1KiB1KiB", "-1", "99999999TiB" } do
       assert.is_nil(parse(script.C.mp_parse_bytes, text), text)
     end
+  end)
+end)
+
+describe("the settings of a model", function()
+  it("have the ranges and defaults that core/pool gives them", function()
+    local f = assert(io.open "core/pool/settings.h")
+    local header = f:read "*a"
+    f:close()
+    local function field(schema, key)
+      for i = 0, schema.n - 1 do
+        if script.ffi.string(schema.fields[i].key) == key then
+          return schema.fields[i]
+        end
+      end
+      error("no key " .. key)
+    end
+    local n = 0
+    for key, def, least, most in header:gmatch 'X%([%w_]+, "([%w_.]+)", [%w_]+, ([%d.]+), ([%d.]+), ([%d.]+)%)' do
+      n = n + 1
+      for _, schema in ipairs { C.mp_keys_model, C.mp_keys_settings } do
+        local at = key:match "^queue%.(.*)"
+        local found = field(at and field(schema, "queue").fields or schema, at or key)
+        assert.same({ key, least + 0, most + 0 }, { key, found.min, found.max })
+        if schema == C.mp_keys_model and key ~= "target_concurrency" then
+          assert.same({ key, def }, { key, script.ffi.string(found.preset) })
+        else
+          assert.is_true(found.preset == nil)
+        end
+      end
+    end
+    assert.equal(C.MP_N_POOL_SETTINGS, n)
   end)
 end)
 
