@@ -105,8 +105,14 @@ struct mp_device_ops {
     const char *name; /* "cpu" */
     /* spec: "threads=2,isa=avx2"; keys are the device's own; empty for its defaults. */
     int (*open)(struct mp_dev **out, const char *spec, struct mp_err *err);
+    /* (optional) The same for questions only: caps, w_size and need, nothing else. It starts no thread and takes no memory of the device,
+     * so that what a load would need is known while nothing is loaded; any thread may have one of its own. Without it: open. */
+    int (*open_dry)(struct mp_dev **out, const char *spec, struct mp_err *err);
     void (*close)(struct mp_dev *dev); /* every exec and memory of it must be gone */
     void (*caps)(struct mp_dev *dev, struct mp_caps *caps);
+    /* (optional) Bytes taken now, by the device's own count: what is committed, and what execs hold beside it. Without it the planner's
+     * figures stand. */
+    uint64_t (*used)(struct mp_dev *dev);
 
     /* Reserves address space; nothing is committed. Committed granules read as zero or poison, never as old data. */
     int (*mem_reserve)(struct mp_dev *dev, uint64_t bytes, struct mp_mem **out, struct mp_err *err);
@@ -121,6 +127,11 @@ struct mp_device_ops {
      * thread for different weights at once; row0 and rows in multiples of 64 or up to the end. */
     int (*w_put)(struct mp_mem *mem, uint64_t off, const struct mp_wref *w, uint32_t type, uint64_t row0, uint64_t rows,
                  const void *src, struct mp_err *err);
+    /* (optional) On the loader's thread, behind the last w_put of a load: waits until everything is in its place. progress (may be NULL)
+     * gets parts done of all, often enough to be asked whether to go on; false gives up, MP_ECANCELLED. Without it what w_put was given
+     * is in place when it returns. */
+    int (*w_wait)(struct mp_mem *mem, bool (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx,
+                  struct mp_err *err);
 
     /* What build() will need: scratch bytes, and bytes per KV page of each group. The plan was checked. */
     int (*need)(struct mp_dev *dev, const struct mp_plan *plan, const struct mp_limits *lim, uint64_t *scratch,

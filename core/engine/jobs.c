@@ -67,18 +67,19 @@ static int prepare(struct worker *w, struct mp_mail *m)
 struct progress {
     struct mp_jobs *jobs;
     struct mp_served *model;
-    uint64_t told_ns;
+    uint64_t told_ns, told;
 };
 
 static bool on_progress(void *ctx, uint64_t done, uint64_t total)
 {
     struct progress *p = ctx;
     uint64_t now = mp_clock_mono_ns();
-    if (now - p->told_ns >= PROGRESS_NS) {
+    if (done != p->told && now - p->told_ns >= PROGRESS_NS) {
         struct mp_mail *m = mp_mail_new(MP_MAIL_PROGRESS, p->model, 0);
         m->done = done;
         m->total = total;
         p->told_ns = now;
+        p->told = done;
         mp_box_put(p->jobs->back, m);
     }
     return !atomic_load(&p->jobs->stopping);

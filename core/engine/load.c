@@ -339,13 +339,39 @@ out:
     return rc;
 }
 
+struct reading { /* who asks, behind the device's own measure of progress */
+    mp_progress_fn *progress;
+    void *ctx;
+    uint64_t bytes;
+};
+
+static bool ask_only(void *ctx, uint64_t done, uint64_t total)
+{
+    const struct reading *r = ctx;
+    (void)done;
+    return r->progress(r->ctx, 0, total);
+}
+
+static bool in_bytes(void *ctx, uint64_t done, uint64_t total)
+{
+    const struct reading *r = ctx;
+    double part = total > 0 ? (double)done / (double)total : 0;
+    return r->progress(r->ctx, done >= total ? r->bytes : (uint64_t)(part * (double)r->bytes), r->bytes);
+}
+
 int mp_load_read(struct mp_loaded *l, mp_progress_fn *progress, void *ctx, struct mp_err *err)
 {
+    /* Where the device has work left when the file was read, its progress is what is told. */
+    struct reading r = {progress, ctx, l->weights->file_bytes};
+    bool waits = l->ops->w_wait && progress;
     int rc = mp_gguf_unchanged(l->src->gguf, err);
     if (rc == 0)
         rc = verify(l->src, progress, ctx, err);
     if (rc == 0)
-        rc = mp_weights_load(l->weights, l->src->gguf, l->ops, l->w, progress, ctx, err);
+        rc = mp_weights_load(l->weights, l->src->gguf, l->ops, l->w, waits ? ask_only : progress,
+                             waits ? (void *)&r : ctx, err);
+    if (rc == 0 && l->ops->w_wait)
+        rc = l->ops->w_wait(l->w, progress ? in_bytes : NULL, &r, err);
     return rc;
 }
 

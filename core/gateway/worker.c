@@ -5,6 +5,7 @@
 #include "core/base/mem.h"
 #include "core/gateway/answer.h"
 #include "core/gateway/calls.h"
+#include "core/gateway/limits.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -23,6 +24,7 @@ static int set_up(struct mp_worker *w)
         mp_pool_port_bind(w->port, mp_engine_slot(e), w->calls[i]);
     }
     w->script = mp_script_worker_new(w->index, mp_evloop_uv(w->loop), w->port);
+    w->limits = mp_limits_new();
     w->server = mp_server_new(w->loop, &g->limits, &handler);
     for (uint32_t i = 0; i < w->n_listen && rc == 0; i++)
         rc = mp_server_listen(w->server, w->listen[i], &w->err);
@@ -39,6 +41,7 @@ static void *run(void *arg)
     sem_post(&w->started);
     mp_evloop_run(w->loop);
     mp_server_free(w->server);
+    mp_limits_free(w->limits);
     mp_script_worker_free(w->script);
     for (size_t i = 0; i < MP_COUNT(w->calls); i++)
         mp_calls_free(w->calls[i]);

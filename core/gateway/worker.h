@@ -38,6 +38,7 @@ struct mp_worker {
     struct mp_generation *generation; /* what new requests get */
     struct mp_server *server;
     struct mp_script_worker *script;
+    struct mp_limits *limits;
     struct mp_pool_port *port;
     struct mp_calls *calls[MP_POOL_MAX_PROVIDERS];
     void (*gone)(void *user); /* called from its thread when a drained server has no connection left */

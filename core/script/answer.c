@@ -78,6 +78,7 @@ static void set_fault(struct mp_run *run, const struct fault *f)
 {
     struct run_answer *a = &run->answer;
     struct mp_buf *b = &a->body;
+    unsigned wait = mp_format_wait(f->retry_after);
     char seconds[24];
     mp_buf_clear(b);
     if (run->mode == ANSWER_OPEN)
@@ -94,8 +95,8 @@ static void set_fault(struct mp_run *run, const struct fault *f)
     mp_json_put_string(b, run->x->id, strlen(run->x->id));
     mp_buf_puts(b, "}}");
     content_type(run, "application/json", true);
-    if (f->retry_after > 0 && isfinite(f->retry_after)) {
-        snprintf(seconds, sizeof seconds, "%.0f", ceil(f->retry_after < 86400 ? f->retry_after : 86400));
+    if (wait) {
+        snprintf(seconds, sizeof seconds, "%u", wait);
         answer_header(run, "retry-after", 11, seconds, strlen(seconds), true);
     }
     a->status = f->status;
@@ -109,7 +110,10 @@ void mp_format_error_body(struct mp_buf *out, const struct mp_err *err, const ch
     mp_json_put_string(out, code, strlen(code));
     mp_buf_puts(out, ",\"message\":");
     mp_json_put_string(out, err->message, strlen(err->message));
-    mp_buf_printf(out, ",\"status\":%d,\"request_id\":", mp_err_status(err->code));
+    mp_buf_printf(out, ",\"status\":%d", mp_err_status(err->code));
+    if (mp_format_wait(err->retry_after))
+        mp_buf_printf(out, ",\"retry_after\":%u", mp_format_wait(err->retry_after));
+    mp_buf_puts(out, ",\"request_id\":");
     mp_json_put_string(out, request_id, strlen(request_id));
     mp_buf_puts(out, "}}");
 }

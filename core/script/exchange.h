@@ -5,6 +5,7 @@
  * on the worker's thread. A run calls reply once, or begin, any number of writes and finish; then, always and last, end. */
 #ifndef MP_SCRIPT_EXCHANGE_H
 #define MP_SCRIPT_EXCHANGE_H
+#include "core/base/err.h"
 #include "core/net/request.h"
 
 #include <stdbool.h>
@@ -29,6 +30,14 @@ struct mp_exchange_ops {
     void (*end)(struct mp_exchange *x);
 };
 
+/* What a run learned from the models it called: for the answer's headers and for counting. */
+struct mp_called {
+    const char *model; /* the one it called last; NULL: none. Lives as long as the process */
+    bool cold;         /* one of them was not warm when it was called */
+    bool queue_known;  /* queue_ns holds something */
+    uint64_t queue_ns; /* waited in queues so far, of all its calls that have started; loading not counted */
+};
+
 struct mp_exchange {
     const struct mp_exchange_ops *ops;
     void *owner; /* the caller's own */
@@ -44,15 +53,20 @@ struct mp_exchange {
     size_t n_headers;
     const char *body; /* body_n bytes and a NUL */
     size_t body_n;
+    uint64_t deadline_ns; /* monotonic: no model may start on it after that; 0: none */
 
     /* The run's; the owner leaves them zero. */
     struct mp_run *run; /* NULL before mp_run_start and from ops->end on */
     bool answered;      /* reply or begin was called */
+    struct mp_called called;
 };
 
 /* The owner tells: unsent bytes fell enough for more writes. Without a run, or one that does not wait: nothing happens. */
 void mp_exchange_writable(struct mp_exchange *x);
-/* The owner tells: the client left (or the request's time is over). Waiting functions return nil, err "closed"; generation
+/* The owner tells: the request's time is over. What runs is abandoned; err is the answer, or the last event of a stream that has begun;
+ * ops->end follows before this returns. */
+void mp_exchange_expired(struct mp_exchange *x, const struct mp_err *err);
+/* The owner tells: the client left. Waiting functions return nil, err "closed"; generation
  * is cancelled; ops->end follows, possibly before this returns. */
 void mp_exchange_closed(struct mp_exchange *x);
 

@@ -4,7 +4,34 @@
 #include "core/base/json.h"
 #include "core/base/mem.h"
 
+#include <math.h>
 #include <string.h>
+
+double mp_format_seconds(uint64_t ns)
+{
+    return round((double)ns / 1e3) / 1e6;
+}
+
+unsigned mp_format_wait(double retry_after)
+{
+    return retry_after > 0 && isfinite(retry_after) ? (unsigned)ceil(retry_after < 86400 ? retry_after : 86400) : 0;
+}
+
+void mp_format_usage_seconds(struct mp_buf *out, const struct mp_usage *u)
+{
+    const struct {
+        const char *name;
+        uint64_t ns;
+    } times[] = {
+#define X(name, field) {name, u->field},
+        MP_USAGE_SECONDS(X)
+#undef X
+    };
+    for (size_t i = 0; i < MP_COUNT(times); i++) {
+        mp_buf_printf(out, ",\"%s\":", times[i].name);
+        mp_json_put_number(out, mp_format_seconds(times[i].ns));
+    }
+}
 
 void mp_format_event(struct mp_buf *out, const char *json, size_t n)
 {
@@ -24,12 +51,10 @@ static void default_delta(const struct mp_format_options *o, struct mp_buf *out,
 static void default_done(const struct mp_format_options *o, struct mp_buf *out, const struct mp_format_result *r)
 {
     (void)o;
-    mp_buf_printf(out,
-                  "data: "
-                  "{\"done\":true,\"finish_reason\":\"%s\",\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%"
-                  "llu,\"device_seconds\":",
-                  r->finish_reason, (unsigned long long)r->prompt_tokens, (unsigned long long)r->completion_tokens);
-    mp_json_put_number(out, (double)r->device_ns / 1e9);
+    mp_buf_printf(
+        out, "data: {\"done\":true,\"finish_reason\":\"%s\",\"usage\":{\"prompt_tokens\":%u,\"completion_tokens\":%u",
+        r->finish_reason, r->usage.prompt_tokens, r->usage.completion_tokens);
+    mp_format_usage_seconds(out, &r->usage);
     mp_buf_puts(out, "}}\n\n");
 }
 

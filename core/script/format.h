@@ -6,6 +6,7 @@
 #define MP_SCRIPT_FORMAT_H
 #include "core/base/buf.h"
 #include "core/base/err.h"
+#include "core/pool/call.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -23,9 +24,22 @@ struct mp_format_options {
 /* How a generation ended. */
 struct mp_format_result {
     const char *finish_reason; /* "stop", "length" */
-    uint64_t prompt_tokens, completion_tokens;
-    uint64_t device_ns;
+    struct mp_usage usage;
 };
+
+/* The times of a usage: member's name, field of struct mp_usage. */
+#define MP_USAGE_SECONDS(X)          \
+    X("device_seconds", device_ns)   \
+    X("queue_seconds", queue_ns)     \
+    X("load_seconds", load_ns)       \
+    X("prefill_seconds", prefill_ns) \
+    X("decode_seconds", decode_ns)   \
+    X("ttft_seconds", ttft_ns)
+double mp_format_seconds(uint64_t ns); /* whole microseconds */
+unsigned
+mp_format_wait(double retry_after); /* as Retry-After has it: whole seconds, rounded up, 1 to 86,400; 0: unknown */
+/* Appends `,"device_seconds":0.25,"queue_seconds":…`: every time of the usage. */
+void mp_format_usage_seconds(struct mp_buf *out, const struct mp_usage *u);
 
 struct mp_formatter {
     const char *name; /* "openai.chat" */
@@ -44,7 +58,7 @@ void mp_formatter_names(struct mp_buf *out);                    /* appends "defa
 extern const struct mp_formatter mp_format_default;
 extern const struct mp_formatter mp_format_openai_chat, mp_format_openai_completion; /* format_openai.c */
 
-/* Appends {"error":{"code":…,"message":…,"request_id":…}} for err: the body of every error answer that is not a plugin's. */
+/* Appends {"error":{"code":…,"message":…,"status":…,"retry_after"?:…,"request_id":…}} for err: what an error event of ours holds. */
 void mp_format_error_body(struct mp_buf *out, const struct mp_err *err, const char *request_id);
 /* Appends "data: ", the bytes, "\n\n". The bytes hold no newline (JSON does not). */
 void mp_format_event(struct mp_buf *out, const char *json, size_t n);

@@ -35,11 +35,12 @@ static void put_usage(const struct mp_format_options *o, struct mp_buf *out, con
 {
     if (o->include_usage) {
         open_chunk(o, out, prefix, object);
+        const struct mp_usage *u = &r->usage;
         mp_buf_printf(
-            out,
-            ",\"choices\":[],\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu}}\n\n",
-            (unsigned long long)r->prompt_tokens, (unsigned long long)r->completion_tokens,
-            (unsigned long long)(r->prompt_tokens + r->completion_tokens));
+            out, ",\"choices\":[],\"usage\":{\"prompt_tokens\":%u,\"completion_tokens\":%u,\"total_tokens\":%llu",
+            u->prompt_tokens, u->completion_tokens, (unsigned long long)u->prompt_tokens + u->completion_tokens);
+        mp_format_usage_seconds(out, u);
+        mp_buf_puts(out, "}}\n\n");
     }
     mp_buf_puts(out, "data: [DONE]\n\n");
 }
@@ -55,6 +56,8 @@ static void put_error(const struct mp_format_options *o, struct mp_buf *out, con
                   : status < 500 ? "invalid_request_error"
                                  : "server_error");
     put_string(out, mp_err_name(err->code));
+    if (mp_format_wait(err->retry_after))
+        mp_buf_printf(out, ",\"retry_after\":%u", mp_format_wait(err->retry_after));
     mp_buf_puts(out, "}}\n\n");
 }
 

@@ -48,6 +48,6 @@ void mp_script_push_err(lua_State *L, const struct mp_err *err, int status, doub
 int mp_script_fail(lua_State *L, const struct mp_err *err)
 {
     lua_pushnil(L);
-    mp_script_push_err(L, err, 0, 0);
+    mp_script_push_err(L, err, 0, err->retry_after);
     return 2;
 }

@@ -4,6 +4,7 @@
 #include "core/base/json.h"
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
+#include "core/script/format.h"
 #include "core/script/keys.h"
 #include "core/vm/lua_json.h"
 
@@ -239,16 +240,62 @@ bool model_read_args(lua_State *L, struct mp_run *run, const char *fn, bool chat
            take_payload(L, run, 3, chat, &out->call);
 }
 
+/* ---- calls ---- */
+
+/* The weights' path becomes the file's name: where things lie on the server is the log's to say. */
+static void hide_path(char *text, const struct mp_conf_model *conf)
+{
+    const char *slash = strrchr(conf->path, '/'), *name = slash ? slash + 1 : conf->path;
+    size_t n = strlen(conf->path), n_name = strlen(name);
+    for (char *at = text; n > n_name && (at = strstr(at, conf->path)) != NULL; at += n_name) {
+        memmove(at + n_name, at + n, strlen(at + n) + 1);
+        memcpy(at, name, n_name);
+    }
+}
+
+void model_show_err(const struct mp_conf_model *conf, struct mp_err *err, double retry_after)
+{
+    hide_path(err->message, conf);
+    err->retry_after = fmax(err->retry_after, retry_after);
+    if (!(err->retry_after > 0) && (err->code == MP_EQUEUE || err->code == MP_EQTIMEOUT || err->code == MP_EDEADLINE ||
+                                    err->code == MP_EUNAVAILABLE))
+        err->retry_after = 1;
+}
+
+struct mp_call *model_call(struct mp_run *run, const struct model_args *args, struct mp_err *err)
+{
+    struct mp_call_args call = args->call;
+    struct mp_exchange *x = run->x;
+    bool warm = mp_pool_model_state(call.model) == MP_MODEL_WARM;
+    if (x) {
+        call.deadline_ns = x->deadline_ns;
+        x->called.model = mp_pool_model_name(call.model);
+        x->called.cold = x->called.cold || !warm;
+    }
+    struct mp_call *c = mp_call_new(run->worker->port, &call, err);
+    if (!c)
+        model_show_err(args->conf, err, 0);
+    return c;
+}
+
+void model_note_wait(struct mp_run *run, const struct mp_usage *usage)
+{
+    if (run && run->x) {
+        run->x->called.queue_known = true;
+        run->x->called.queue_ns += usage->queue_ns;
+    }
+}
+
 /* ---- chat, complete ---- */
 
 struct whole { /* an answer in one piece, in the run's memory */
     struct mp_pending pending;
+    const struct mp_conf_model *conf;
     struct mp_call *call; /* NULL when it has ended */
     struct mp_buf text;
     struct mp_usage usage;
     enum mp_msg_finish finish;
     struct mp_err err;
-    double retry_after;
 };
 
 void model_push_result(lua_State *L, const char *text, size_t n, enum mp_msg_finish finish,
@@ -261,13 +308,16 @@ void model_push_result(lua_State *L, const char *text, size_t n, enum mp_msg_fin
     }
     lua_pushstring(L, mp_msg_finish_name(finish));
     lua_setfield(L, -2, "finish_reason");
-    lua_createtable(L, 0, 3);
+    lua_createtable(L, 0, 8);
     lua_pushnumber(L, usage->prompt_tokens);
     lua_setfield(L, -2, "prompt_tokens");
     lua_pushnumber(L, usage->completion_tokens);
     lua_setfield(L, -2, "completion_tokens");
-    lua_pushnumber(L, (double)usage->device_ns / 1e9);
-    lua_setfield(L, -2, "device_seconds");
+#define X(name, field)                                  \
+    lua_pushnumber(L, mp_format_seconds(usage->field)); \
+    lua_setfield(L, -2, name);
+    MP_USAGE_SECONDS(X)
+#undef X
     lua_setfield(L, -2, "usage");
 }
 
@@ -296,7 +346,7 @@ static int push_whole(lua_State *L, void *ud)
     struct whole *w = ud;
     if (w->err.code) {
         lua_pushnil(L);
-        mp_script_push_err(L, &w->err, 0, w->retry_after);
+        mp_script_push_err(L, &w->err, 0, w->err.retry_after);
     } else {
         model_push_result(L, w->text.data ? w->text.data : "", w->text.len, w->finish, &w->usage);
     }
@@ -310,6 +360,7 @@ static void on_done(void *user, enum mp_msg_finish finish, const struct mp_usage
     struct whole *w = user;
     w->finish = finish;
     w->usage = *usage;
+    model_note_wait(w->pending.run, usage);
     mp_run_wake(&w->pending, push_whole, w);
 }
 
@@ -317,7 +368,7 @@ static void on_failed(void *user, const struct mp_err *err, double retry_after)
 {
     struct whole *w = user;
     w->err = *err;
-    w->retry_after = retry_after;
+    model_show_err(w->conf, &w->err, retry_after);
     mp_run_wake(&w->pending, push_whole, w);
 }
 
@@ -332,7 +383,8 @@ static int generate(lua_State *L, const char *fn, bool chat)
     struct whole *w = mp_run_alloc(run, sizeof *w);
     args.call.events = &events;
     args.call.user = w;
-    w->call = mp_call_new(run->worker->port, &args.call, &err);
+    w->conf = args.conf;
+    w->call = model_call(run, &args, &err);
     if (!w->call)
         return mp_script_fail(L, &err);
     mp_run_pend(run, &w->pending, cancel_whole);
@@ -367,6 +419,9 @@ static int model_status(lua_State *L)
         return mp_script_fail(L, &err);
     }
     mp_pool_model_status(m->pool, &s);
+    const struct mp_conf_model *conf = mp_config_model(run->script->config, m->name);
+    if (conf)
+        hide_path(s.reason, conf);
     const struct {
         const char *key;
         double value;

@@ -13,7 +13,13 @@ struct model_args {
 /* self (the model) is at 1, the table of arguments at 2. True: *out is ready. False: nil, err are on the stack (an argument out
  * of range, no such model, no engine); misuse raises. fn: "model:chat". chat: messages, else prompt. */
 bool model_read_args(lua_State *L, struct mp_run *run, const char *fn, bool chat, struct model_args *out);
-/* Pushes { text, finish_reason, usage = { prompt_tokens, completion_tokens, device_seconds } }. */
+/* The call: every one of a run is made here. NULL with err when it is refused at once. */
+struct mp_call *model_call(struct mp_run *run, const struct model_args *args, struct mp_err *err);
+/* What a call says of its wait, for the answer's headers: once for each call, when it has started or ended. */
+void model_note_wait(struct mp_run *run, const struct mp_usage *usage);
+/* A call's error as scripts and clients see it: without the weights' path, and of a refusal with a time to try again. */
+void model_show_err(const struct mp_conf_model *conf, struct mp_err *err, double retry_after);
+/* Pushes { text, finish_reason, usage = { prompt_tokens, completion_tokens, device_seconds, queue_seconds, … } }. */
 void model_push_result(lua_State *L, const char *text, size_t n, enum mp_msg_finish finish,
                        const struct mp_usage *usage);
 

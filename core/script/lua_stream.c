@@ -1,14 +1,22 @@
 /* core/script/lua_stream.c — a generation that streams. A handler returns it (then C pumps it to the client, without Lua), or
- * reads it by hand: stream:deltas(), stream:result(). */
+ * reads it by hand: stream:deltas(), stream:result().
+ *
+ * A client or a proxy that hears nothing for long gives up. So while the model is not ready the pump sends the head, and then comments
+ * that say what is waited for, until the first token. From the head on an error can only be an event. */
 #include "core/base/clock.h"
 #include "core/base/mem.h"
 #include "core/script/format.h"
 #include "core/script/lua_model.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+#include <uv.h>
 
-enum { WINDOW = 65536 }; /* bytes of text that may wait here for whoever reads */
+enum {
+    WINDOW = 65536,   /* bytes of text that may wait here for whoever reads */
+    SILENCE_MS = 4500 /* the client hears something at least every 5 s, a busy loop's delays included */
+};
 
 struct mp_stream { /* a userdata; what a script kept of it stays valid, but ended, when its run is over */
     struct mp_pending pending;
@@ -20,13 +28,22 @@ struct mp_stream { /* a userdata; what a script kept of it stays valid, but ende
     struct mp_usage usage;
     enum mp_msg_finish finish;
     bool prepared, ended; /* ended: done, or err.code is set */
+    bool noted;           /* how long it waited is told */
     struct mp_err err;
-    double retry_after;
+    const struct mp_conf_model *conf;
+    struct ticker *ticker; /* until the first token */
+    bool late;             /* the client has heard nothing for SILENCE_MS */
     int self; /* reference to the userdata while someone waits: a yield leaves nothing of it on the coroutine's stack */
     enum { WAIT_NOTHING, WAIT_PREPARED, WAIT_DELTA, WAIT_RESULT } wait;
     const struct mp_formatter *formatter;
     struct mp_format_options format;
-    bool pumping, begun, full; /* the pump: has the stream; has sent the head; must not write now */
+    bool pumping, head, begun,
+        full; /* the pump: has the stream; sent the answer's head; the format's; must not write now */
+};
+
+struct ticker { /* on the heap: libuv closes it after the stream may be gone */
+    uv_timer_t timer;
+    struct mp_stream *stream;
 };
 
 static char stream_key;
@@ -56,6 +73,18 @@ static void let_go(lua_State *L, struct mp_stream *s)
     s->self = LUA_NOREF;
 }
 
+static void free_ticker(uv_handle_t *h)
+{
+    mp_free(mp_container_of((uv_timer_t *)(void *)h, struct ticker, timer));
+}
+
+static void stop_ticker(struct mp_stream *s)
+{
+    struct ticker *t = mp_move(&s->ticker);
+    if (t)
+        uv_close((uv_handle_t *)&t->timer, free_ticker);
+}
+
 static void end_with(struct mp_stream *s, int code, const char *message)
 {
     if (s->ended)
@@ -67,6 +96,7 @@ static void end_with(struct mp_stream *s, int code, const char *message)
 static void cancel_stream(struct mp_pending *p, enum mp_cancel reason)
 {
     struct mp_stream *s = mp_container_of(p, struct mp_stream, pending);
+    stop_ticker(s);
     mp_call_free(mp_move(&s->call));
     s->wait = WAIT_NOTHING;
     let_go(p->run->script->L, s);
@@ -109,7 +139,7 @@ static int push_result(lua_State *L, void *ud)
     s->read = s->text.len;
     if (s->err.code) {
         lua_pushnil(L);
-        mp_script_push_err(L, &s->err, 0, s->retry_after);
+        mp_script_push_err(L, &s->err, 0, s->err.retry_after);
     } else {
         model_push_result(L, s->text.data ? s->text.data : "", s->text.len, s->finish, &s->usage);
     }
@@ -123,7 +153,7 @@ static int push_stream(lua_State *L, void *ud)
     struct mp_stream *s = ud;
     if (s->err.code) {
         lua_pushnil(L);
-        mp_script_push_err(L, &s->err, 0, s->retry_after);
+        mp_script_push_err(L, &s->err, 0, s->err.retry_after);
     } else {
         lua_rawgeti(L, LUA_REGISTRYINDEX, s->self);
     }
@@ -134,7 +164,7 @@ static int push_stream(lua_State *L, void *ud)
 /* Something came: whoever waits for it goes on. Nothing of s may be used after. */
 static void tell(struct mp_stream *s)
 {
-    if (s->wait == WAIT_PREPARED && (s->prepared || s->ended)) {
+    if (s->wait == WAIT_PREPARED && (s->prepared || s->ended || s->late)) {
         s->wait = WAIT_NOTHING;
         mp_run_wake(&s->pending, push_stream, s);
     } else if (s->wait == WAIT_DELTA && (s->text.len > s->read || s->ended)) {
@@ -151,14 +181,43 @@ static void tell(struct mp_stream *s)
 static void pump_write(struct mp_stream *s, const struct mp_buf *b)
 {
     struct mp_exchange *x = s->run->x;
-    if (!s->begun) {
+    if (!s->head) {
         struct mp_run *run = s->run;
-        s->begun = true;
+        s->head = true;
         x->answered = true;
         x->ops->begin(x, run->status ? run->status : 200, run->answer.headers, run->answer.n_headers);
     }
     if (b->len && !x->ops->write(x, b->data, b->len))
         s->full = true;
+}
+
+static void pump_begin(struct mp_stream *s, struct mp_buf *b)
+{
+    if (!s->begun && s->formatter->begin)
+        s->formatter->begin(&s->format, b);
+    s->begun = true;
+}
+
+/* ": loading smollm2, 42 %, about 3 s" */
+static void pump_comment(struct mp_stream *s)
+{
+    struct mp_call_progress p;
+    struct mp_buf b = {0};
+    mp_call_progress(s->call, mp_clock_mono_ns(), &p);
+    switch (p.phase) {
+    case MP_CALL_QUEUED: mp_buf_printf(&b, ": queued, %u ahead", p.ahead); break;
+    case MP_CALL_LOADING:
+        mp_buf_printf(&b, ": loading %s", s->conf->name);
+        if (p.total)
+            mp_buf_printf(&b, ", %.0f %%", floor(100 * fmin((double)p.done / (double)p.total, 1)));
+        break;
+    default: mp_buf_puts(&b, ": started"); break;
+    }
+    if (p.phase != MP_CALL_RUNNING && p.expected > 0)
+        mp_buf_printf(&b, ", about %.0f s", ceil(p.expected));
+    mp_buf_puts(&b, "\n\n");
+    pump_write(s, &b);
+    mp_buf_free(&b);
 }
 
 static void pump_text(struct mp_stream *s)
@@ -167,8 +226,7 @@ static void pump_text(struct mp_stream *s)
     struct mp_buf b = {0};
     if (n == 0)
         return;
-    if (!s->begun && s->formatter->begin)
-        s->formatter->begin(&s->format, &b);
+    pump_begin(s, &b);
     s->formatter->delta(&s->format, &b, s->text.data + s->read, n);
     /* What went out is not kept: nobody can ask for stream:result() any more. */
     mp_buf_clear(&s->text);
@@ -191,21 +249,17 @@ static void pump(struct mp_stream *s)
     pump_text(s);
     if (!s->ended)
         return;
-    if (s->err.code && !s->begun) {
+    if (s->err.code && !s->head) {
         run->mode = ANSWER_OPEN;
-        answer_error(run, &s->err, 0, s->retry_after);
+        answer_error(run, &s->err, 0, s->err.retry_after);
         run_complete(run);
         return;
     }
-    if (!s->begun && s->formatter->begin)
-        s->formatter->begin(&s->format, &b);
     if (s->err.code) {
         s->formatter->error(&s->format, &b, &s->err);
     } else {
-        struct mp_format_result r = {.finish_reason = mp_msg_finish_name(s->finish),
-                                     .prompt_tokens = s->usage.prompt_tokens,
-                                     .completion_tokens = s->usage.completion_tokens,
-                                     .device_ns = s->usage.device_ns};
+        struct mp_format_result r = {.finish_reason = mp_msg_finish_name(s->finish), .usage = s->usage};
+        pump_begin(s, &b);
         s->formatter->done(&s->format, &b, &r);
     }
     pump_write(s, &b);
@@ -216,7 +270,41 @@ static void pump(struct mp_stream *s)
 void stream_pump(struct mp_stream *s)
 {
     s->pumping = true;
+    if (s->late && s->ticker)
+        pump_comment(s);
     pump(s);
+}
+
+void stream_pump_break(struct mp_stream *s, const struct mp_err *err)
+{
+    struct mp_buf b = {0};
+    s->formatter->error(&s->format, &b, err);
+    pump_write(s, &b);
+    mp_buf_free(&b);
+}
+
+/* SILENCE_MS without a token. Nothing of s may be used after. */
+static void on_tick(uv_timer_t *timer)
+{
+    struct mp_stream *s = mp_container_of(timer, struct ticker, timer)->stream;
+    s->late = true;
+    if (!s->pumping)
+        tell(s);
+    else if (!s->full)
+        pump_comment(s);
+}
+
+static void start_ticker(struct mp_stream *s)
+{
+    const char *debug = getenv("MOONPOOL_DEBUG_SILENCE_MS");
+    long ms = debug ? strtol(debug, NULL, 10) : 0;
+    if (!s->run->worker->loop)
+        return;
+    s->ticker = mp_calloc(sizeof *s->ticker);
+    s->ticker->stream = s;
+    uv_timer_init(s->run->worker->loop, &s->ticker->timer);
+    ms = ms > 0 && ms < SILENCE_MS ? ms : SILENCE_MS;
+    uv_timer_start(&s->ticker->timer, on_tick, (uint64_t)ms, (uint64_t)ms);
 }
 
 bool lua_stream_belongs(const struct mp_stream *s, const struct mp_run *run)
@@ -235,6 +323,13 @@ void stream_pump_writable(struct mp_stream *s)
 
 /* ---- what the call tells ---- */
 
+static void note_wait(struct mp_stream *s)
+{
+    if (!s->noted)
+        model_note_wait(s->run, &s->usage);
+    s->noted = true;
+}
+
 static void on_prepared(void *user, uint32_t prompt_tokens, uint32_t left)
 {
     struct mp_stream *s = user;
@@ -249,6 +344,8 @@ static void on_text(void *user, const char *text, size_t n, const struct mp_usag
     struct mp_stream *s = user;
     s->usage = *so_far;
     s->prepared = true;
+    stop_ticker(s);
+    note_wait(s);
     mp_buf_put(&s->text, text, n);
     if (s->pumping)
         pump(s);
@@ -261,6 +358,7 @@ static void on_text(void *user, const char *text, size_t n, const struct mp_usag
 static void end(struct mp_stream *s)
 {
     s->ended = true;
+    stop_ticker(s);
     mp_call_free(mp_move(&s->call));
     if (s->pumping)
         pump(s);
@@ -273,6 +371,7 @@ static void on_done(void *user, enum mp_msg_finish finish, const struct mp_usage
     struct mp_stream *s = user;
     s->finish = finish;
     s->usage = *usage;
+    note_wait(s);
     end(s);
 }
 
@@ -280,7 +379,7 @@ static void on_failed(void *user, const struct mp_err *err, double retry_after)
 {
     struct mp_stream *s = user;
     s->err = *err;
-    s->retry_after = retry_after;
+    model_show_err(s->conf, &s->err, retry_after);
     end(s);
 }
 
@@ -306,13 +405,14 @@ static int generate(lua_State *L, const char *fn, bool chat)
     lua_pushvalue(L, 1);
     s->self = luaL_ref(L, LUA_REGISTRYINDEX);
     s->run = run;
+    s->conf = args.conf;
     s->formatter = &mp_format_default;
     s->format = (struct mp_format_options){
         .request_id = run->x->id, .model = args.conf->name, .created = (int64_t)(mp_clock_wall_ns() / 1000000000u)};
     args.call.events = &events;
     args.call.user = s;
     args.call.start.window = WINDOW;
-    s->call = mp_call_new(run->worker->port, &args.call, &err);
+    s->call = model_call(run, &args, &err);
     if (!s->call) {
         let_go(L, s);
         return mp_script_fail(L, &err);
@@ -320,6 +420,7 @@ static int generate(lua_State *L, const char *fn, bool chat)
     s->ended = false;
     s->wait = WAIT_PREPARED;
     mp_run_pend(run, &s->pending, cancel_stream);
+    start_ticker(s);
     return mp_run_park(L, run, &s->pending);
 }
 
@@ -436,6 +537,7 @@ static int stream_gc(lua_State *L)
 {
     struct mp_stream *s = lua_touserdata(L, 1);
     mp_run_settle(&s->pending);
+    stop_ticker(s);
     mp_call_free(mp_move(&s->call));
     mp_buf_free(&s->text);
     return 0;

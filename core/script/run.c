@@ -589,6 +589,25 @@ void mp_exchange_closed(struct mp_exchange *x)
     run_drive(run);
 }
 
+/* Ends a run from outside: err is the answer, or the last event of what has begun. */
+static void break_off(struct mp_run *run, const struct mp_err *err, enum mp_cancel reason)
+{
+    if (run->mode == ANSWER_PUMP && run->x->answered) {
+        stream_pump_break(run->pump, err);
+    } else {
+        run->mode = run->x->answered ? ANSWER_EVENTS : ANSWER_OPEN;
+        answer_error(run, err, 0, err->retry_after);
+    }
+    complete(run, reason);
+}
+
+void mp_exchange_expired(struct mp_exchange *x, const struct mp_err *err)
+{
+    struct mp_run *run = x->run;
+    if (run && !run->over)
+        break_off(run, err, MP_CANCEL_SHUTDOWN);
+}
+
 void mp_script_worker_cancel(struct mp_script_worker *w, struct mp_generation *g, enum mp_cancel reason)
 {
     for (struct mp_run *run = w->runs, *next; run; run = next) {
@@ -597,8 +616,7 @@ void mp_script_worker_cancel(struct mp_script_worker *w, struct mp_generation *g
         if (g && run->generation != g)
             continue;
         mp_err_set(&err, MP_EUNAVAILABLE, "the server is stopping");
-        run->mode = run->x->answered ? ANSWER_EVENTS : ANSWER_OPEN;
-        answer_error(run, &err, 503, 1);
-        complete(run, reason);
+        err.retry_after = 1;
+        break_off(run, &err, reason);
     }
 }

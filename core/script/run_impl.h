@@ -112,5 +112,6 @@ struct mp_stream *lua_stream_test(lua_State *L, int idx); /* or NULL */
 bool lua_stream_belongs(const struct mp_stream *s, const struct mp_run *run);
 void stream_pump(struct mp_stream *s); /* the handler returned it: from now on C sends what comes */
 void stream_pump_writable(struct mp_stream *s);
+void stream_pump_break(struct mp_stream *s, const struct mp_err *err); /* its last event, after the head */
 
 #endif

@@ -73,7 +73,7 @@ struct mp_script *mp_script_of(lua_State *L);
 /* Where Lua calls from: "conf/moonpool.lua:12", or "" when nowhere is known. Levels of the bundled library are skipped. */
 void mp_script_where(lua_State *L, char *out, size_t size);
 
-/* Pushes `nil, err`: the table { code, message, status, retry_after?, cause? } with __tostring; returns 2. */
+/* Pushes `nil, err`: the table { code, message, status, retry_after?, cause? } with __tostring; returns 2. retry_after is err's own. */
 int mp_script_fail(lua_State *L, const struct mp_err *err);
 /* Pushes just the error table. */
 void mp_script_push_err(lua_State *L, const struct mp_err *err, int status,

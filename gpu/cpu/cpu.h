@@ -43,6 +43,7 @@ struct mp_dev {
     struct cpu_pool *pool;
     uint32_t n_threads, page_tokens;
     bool poison;          /* value buffers are filled with NaN before each forward */
+    uint64_t used;        /* bytes: committed granules, and what execs hold beside them */
     mp_ticket issued;     /* the last ticket given out */
     struct mp_got *shown; /* what the last wait handed out */
     struct cpu_result *results;
@@ -51,6 +52,7 @@ struct mp_dev {
 
 struct mp_mem {
     uint32_t magic;
+    struct mp_dev *dev;
     uint8_t *base;
     uint64_t bytes;      /* reserved, a multiple of CPU_GRANULE */
     uint64_t *committed; /* a bit per granule */
@@ -192,6 +194,7 @@ struct mp_exec {
     _Atomic uint32_t *splits;  /* [4 * n_threads] finished splits of an attention unit: any thread */
     struct mp_slot *slots;     /* [lim.max_slot] */
     float *sample_scratch;     /* [n_threads][2 * n_vocab] */
+    uint64_t own_bytes;        /* of those arrays */
 };
 
 /* Stages, buffers and their sizes; no memory is touched. 0, or why the plan or the limits cannot be. */

@@ -107,7 +107,8 @@ static int parse_spec(struct mp_dev *dev, const char *spec, struct mp_err *err)
     return rc;
 }
 
-static int cpu_open(struct mp_dev **out, const char *spec, struct mp_err *err)
+/* Without threads: enough to answer questions. */
+static int cpu_open_dry(struct mp_dev **out, const char *spec, struct mp_err *err)
 {
     struct mp_dev *dev = mp_calloc(sizeof(*dev));
     dev->magic = CPU_DEV_MAGIC;
@@ -118,6 +119,18 @@ static int cpu_open(struct mp_dev **out, const char *spec, struct mp_err *err)
         if (has_isa(all_kernels[i]))
             dev->k = all_kernels[i];
     int rc = parse_spec(dev, spec ? spec : "", err);
+    if (rc) {
+        mp_free(dev);
+        return rc;
+    }
+    *out = dev;
+    return 0;
+}
+
+static int cpu_open(struct mp_dev **out, const char *spec, struct mp_err *err)
+{
+    struct mp_dev *dev = NULL;
+    int rc = cpu_open_dry(&dev, spec, err);
     if (!rc)
         rc = cpu_pool_new(&dev->pool, dev->n_threads, err);
     if (rc) {
@@ -141,6 +154,11 @@ static void cpu_close(struct mp_dev *dev)
     mp_free(dev);
 }
 
+static uint64_t cpu_used(struct mp_dev *dev)
+{
+    return dev->used;
+}
+
 static void cpu_caps(struct mp_dev *dev, struct mp_caps *caps)
 {
     long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
@@ -160,11 +178,11 @@ enum { HUGE_PAGE = 2 << 20 };
 static int cpu_mem_reserve(struct mp_dev *dev, uint64_t bytes, struct mp_mem **out, struct mp_err *err)
 {
     uint64_t size, span;
-    (void)dev;
     if (!bytes || !mp_align_u64(bytes, CPU_GRANULE, &size) || !mp_add_u64(size, HUGE_PAGE, &span) || span > SIZE_MAX)
         return mp_err_set(err, MP_EINVAL, "cpu: cannot reserve %llu bytes", (unsigned long long)bytes);
     struct mp_mem *m = mp_calloc(sizeof(*m));
     m->magic = CPU_MEM_MAGIC;
+    m->dev = dev;
     m->bytes = size;
     m->committed = mp_try_calloc(size / CPU_GRANULE / 64 + 1, sizeof(uint64_t));
     uint8_t *at = MAP_FAILED;
@@ -208,11 +226,15 @@ bool cpu_mem_committed(const struct mp_mem *m, uint64_t off, uint64_t len)
 
 static void mark(struct mp_mem *m, uint64_t first, uint64_t end, bool on)
 {
-    for (uint64_t g = first; g < end; g++)
+    for (uint64_t g = first; g < end; g++) {
+        uint64_t bit = 1ull << (g % 64);
+        bool was = m->committed[g / 64] & bit;
         if (on)
-            m->committed[g / 64] |= 1ull << (g % 64);
+            m->committed[g / 64] |= bit;
         else
-            m->committed[g / 64] &= ~(1ull << (g % 64));
+            m->committed[g / 64] &= ~bit;
+        m->dev->used += was == on ? 0 : on ? CPU_GRANULE : 0 - (uint64_t)CPU_GRANULE;
+    }
 }
 
 static int cpu_mem_commit(struct mp_mem *m, uint64_t off, uint64_t len, bool on, struct mp_err *err)
@@ -243,6 +265,7 @@ static void cpu_mem_free(struct mp_mem *m)
 {
     if (!m)
         return;
+    mark(m, 0, m->bytes / CPU_GRANULE, false);
     munmap(m->base, m->bytes);
     mp_free(m->committed);
     m->magic = 0;
@@ -297,6 +320,7 @@ static void cpu_exec_free(struct mp_exec *e)
     mp_free((void *)e->next);
     mp_free((void *)e->splits);
     mp_free(e->sample_scratch);
+    e->dev->used -= e->own_bytes;
     e->magic = 0;
     mp_free(e);
 }
@@ -336,11 +360,15 @@ static int cpu_build(struct mp_dev *dev, const struct mp_plan *plan, const struc
         if (!e->tok || !e->seq_of || !e->tiles || !e->next || !e->splits || !e->slots || !e->sample_scratch)
             rc = mp_err_set(err, MP_ENOMEM, "cpu: out of memory for the exec");
     }
-    if (rc)
+    if (rc) {
         cpu_exec_free(e);
-    else
-        *out = e;
-    return rc;
+        return rc;
+    }
+    e->own_bytes = lim->max_tok * (sizeof(*e->tok) + sizeof(*e->seq_of) + sizeof(*e->tiles)) +
+                   lim->max_slot * sizeof(*e->slots) + (uint64_t)dev->n_threads * 2 * e->n_vocab * sizeof(float);
+    dev->used += e->own_bytes;
+    *out = e;
+    return 0;
 }
 
 static void touch_weights(void *arg, uint32_t thread)
@@ -513,8 +541,10 @@ static int cpu_feed(struct mp_exec *e, uint32_t val, const float *src, uint32_t 
 const struct mp_device_ops mp_device_cpu = {
     .name = "cpu",
     .open = cpu_open,
+    .open_dry = cpu_open_dry,
     .close = cpu_close,
     .caps = cpu_caps,
+    .used = cpu_used,
     .mem_reserve = cpu_mem_reserve,
     .mem_commit = cpu_mem_commit,
     .mem_free = cpu_mem_free,

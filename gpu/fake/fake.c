@@ -13,17 +13,21 @@
 #include "gpu/lower/step.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { GRANULE = 4096, MAX_LOG = 1 << 20, MAX_SCRIPT = 4096 };
+enum { GRANULE = 4096, MAX_LOG = 1 << 20, MAX_SCRIPT = 4096, LOAD_STEPS = 20, LOAD_NAP_NS = 20000000 };
+
+static _Atomic uint64_t n_loads; /* of the process: a device closes, and forgets, with its last model */
 
 struct option {
     bool virtual_time, echo;
-    uint64_t delay_ns, tok_ns, memory, seed;
-    uint64_t fail_forward, fail_sample, fail_commit, fail_ticket, crash_forward, bad_sample; /* the nth; 0: none */
+    uint64_t delay_ns, tok_ns, load_ns, memory, seed;
+    uint64_t fail_load, fail_forward, fail_sample, fail_commit, fail_ticket, crash_forward,
+        bad_sample; /* the nth; 0: none */
     uint32_t page_tokens;
     int32_t script[MAX_SCRIPT];
     uint32_t n_script;
@@ -143,16 +147,12 @@ static int parse_pair(struct option *o, const char *key, const char *value, stru
         uint64_t *out;
         uint64_t unit;
     } numbers[] = {
-        {"delay_ms", &o->delay_ns, 1000000},
-        {"delay_us", &o->delay_ns, 1000},
-        {"tok_us", &o->tok_ns, 1000},
-        {"memory", &o->memory, 1},
-        {"seed", &o->seed, 1},
-        {"fail_forward", &o->fail_forward, 1},
-        {"fail_sample", &o->fail_sample, 1},
-        {"fail_commit", &o->fail_commit, 1},
-        {"fail_ticket", &o->fail_ticket, 1},
-        {"crash_forward", &o->crash_forward, 1},
+        {"delay_ms", &o->delay_ns, 1000000}, {"delay_us", &o->delay_ns, 1000},
+        {"tok_us", &o->tok_ns, 1000},        {"load_ms", &o->load_ns, 1000000},
+        {"memory", &o->memory, 1},           {"seed", &o->seed, 1},
+        {"fail_load", &o->fail_load, 1},     {"fail_forward", &o->fail_forward, 1},
+        {"fail_sample", &o->fail_sample, 1}, {"fail_commit", &o->fail_commit, 1},
+        {"fail_ticket", &o->fail_ticket, 1}, {"crash_forward", &o->crash_forward, 1},
         {"bad_sample", &o->bad_sample, 1},
     };
     for (size_t i = 0; i < MP_COUNT(numbers); i++)
@@ -337,6 +337,35 @@ static int fake_w_put(struct mp_mem *m, uint64_t off, const struct mp_wref *w, u
         (rows % 64 && row0 + rows != w->ne[1]))
         return mp_err_set(err, MP_EINVAL, "fake: %s: rows %llu + %llu cannot be put there", w->name,
                           (unsigned long long)row0, (unsigned long long)rows);
+    return 0;
+}
+
+static void sleep_ns(uint64_t ns)
+{
+    struct timespec t = {(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
+    while (nanosleep(&t, &t) && errno == EINTR)
+        ;
+}
+
+/* Takes load_ms, in steps; in virtual time no time passes, for nobody is there to move the clock. */
+static int fake_w_wait(struct mp_mem *m, bool (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx,
+                       struct mp_err *err)
+{
+    const struct option *o = &m->dev->opt;
+    uint64_t load = atomic_fetch_add(&n_loads, 1) + 1, began = mp_clock_mono_ns();
+    uint64_t all = o->virtual_time ? 0 : o->load_ns, passed = 0;
+    do {
+        uint64_t nap = all - passed < LOAD_NAP_NS ? all - passed : LOAD_NAP_NS;
+        if (progress && !progress(ctx, all ? passed * LOAD_STEPS / all : 0, LOAD_STEPS))
+            return mp_err_set(err, MP_ECANCELLED, "fake: loading was cancelled");
+        if (nap > 0)
+            sleep_ns(nap);
+        passed = mp_clock_mono_ns() - began;
+    } while (passed < all);
+    if (load == o->fail_load)
+        return mp_err_set(err, MP_EDEVICE, "fake: load %llu fails, as told", (unsigned long long)load);
+    if (progress)
+        (void)progress(ctx, LOAD_STEPS, LOAD_STEPS);
     return 0;
 }
 
@@ -762,13 +791,6 @@ static void execute(struct job *j)
     say(e->dev, "done ticket=%llu\n", (unsigned long long)j->ticket);
 }
 
-static void sleep_ns(uint64_t ns)
-{
-    struct timespec t = {(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
-    while (nanosleep(&t, &t) && errno == EINTR)
-        ;
-}
-
 /* Lets the clock reach `end`, or timeout_ns pass; true when it was reached. */
 static bool reach(struct mp_dev *dev, uint64_t end, uint64_t timeout_ns)
 {
@@ -843,6 +865,11 @@ static void fake_caps(struct mp_dev *dev, struct mp_caps *caps)
     snprintf(caps->name, sizeof(caps->name), "fake: %s time", dev->opt.virtual_time ? "virtual" : "real");
 }
 
+static uint64_t fake_used(struct mp_dev *dev)
+{
+    return dev->committed;
+}
+
 static int fake_read(struct mp_exec *e, const char *output, uint32_t row, float *dst, uint32_t n, struct mp_err *err)
 {
     (void)e, (void)output, (void)row, (void)dst, (void)n;
@@ -858,13 +885,16 @@ static int fake_feed(struct mp_exec *e, uint32_t val, const float *src, uint32_t
 const struct mp_device_ops mp_device_fake = {
     .name = "fake",
     .open = fake_open,
+    .open_dry = fake_open,
     .close = fake_close,
     .caps = fake_caps,
+    .used = fake_used,
     .mem_reserve = fake_mem_reserve,
     .mem_commit = fake_mem_commit,
     .mem_free = fake_mem_free,
     .w_size = fake_w_size,
     .w_put = fake_w_put,
+    .w_wait = fake_w_wait,
     .need = fake_need,
     .build = fake_build,
     .exec_free = fake_exec_free,

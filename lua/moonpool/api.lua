@@ -239,10 +239,21 @@ local Model = {}
 ---@field priority? integer -1000..1000
 ---@field stop? string | string[]
 
+--- Times are wall time, but for device_seconds.
+---@class moonpool.Usage
+---@field prompt_tokens integer
+---@field completion_tokens integer
+---@field device_seconds number its part of the device's busy time
+---@field queue_seconds number waiting for a place; loading is not counted
+---@field load_seconds number waiting while the model loaded
+---@field prefill_seconds number from the start on the device to the first token
+---@field decode_seconds number from the first token to the last
+---@field ttft_seconds number from the call to the first token
+
 ---@class moonpool.Result
 ---@field text string
 ---@field finish_reason "stop" | "length"
----@field usage { prompt_tokens: integer, completion_tokens: integer, device_seconds: number }
+---@field usage moonpool.Usage
 
 --- The whole answer. Waits, for the model to load too. When the client leaves, the generation is cancelled.
 ---@param args moonpool.ChatArgs

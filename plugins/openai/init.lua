@@ -332,12 +332,10 @@ end
 
 -- Answers ---------------------------------------------------------------------------------------------------------------
 
+--- OpenAI's three counts beside our own times: clients keep members that they do not know.
 local function usage_of(usage)
-  return {
-    prompt_tokens = usage.prompt_tokens,
-    completion_tokens = usage.completion_tokens,
-    total_tokens = usage.prompt_tokens + usage.completion_tokens,
-  }
+  usage.total_tokens = usage.prompt_tokens + usage.completion_tokens
+  return usage
 end
 
 --- What both APIs hand to the model.

@@ -178,8 +178,13 @@ Call.__index = Call
 M.Call = Call
 
 local function usage(prompt, completion, ns)
-  return ffi.new("struct mp_usage", { prompt_tokens = prompt or 7, completion_tokens = completion or 0, device_ns = ns or 0 })
+  return ffi.new("struct mp_usage", { prompt_tokens = prompt or 7, completion_tokens = completion or 0, device_ns = ns or 0,
+    queue_ns = 12345678, load_ns = 2e9, prefill_ns = 40000600, decode_ns = 80000000, ttft_ns = 2052346100 })
 end
+
+--- What the usage above looks like in answers.
+M.TIMES = { device_seconds = 0.25, queue_seconds = 0.012346, load_seconds = 2, prefill_seconds = 0.040001, decode_seconds = 0.08,
+  ttft_seconds = 2.052346 }
 
 function Call:prepared(n)
   C.mp_call_on_prepared(self.ptr, n or 7, 4096)

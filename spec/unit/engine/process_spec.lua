@@ -167,6 +167,25 @@ describe("an engine process", function()
     assert.equal("failed", c:until_state("m", "failed").state)
   end)
 
+  it("takes the scripted device's time to load, tells of it in twenty steps, and fails when told", function()
+    local _, c = with_model { group = "fake", device = "load_ms=1500,fail_load=2" }
+    c:ask("model_load", "m")
+    local warm = c:until_state("m", "warm")
+    assert.is_true(warm.load_ns >= 1.5e9)
+    local steps, last = 0, -1
+    for _, s in ipairs(c.history) do
+      if s.state == "loading" and s.total > 0 then
+        assert.is_true(s.done >= last and s.done <= s.total)
+        steps, last = steps + (s.done > last and 1 or 0), s.done
+      end
+    end
+    assert.is_true(steps >= 15 and steps <= 21, steps .. " steps")
+    c:ask("model_unload", "m")
+    c:until_state("m", "cold")
+    local r = c:generate("m", "x", { max_tokens = 1 })
+    assert.same({ "unavailable", "model 'm' cannot be loaded: fake: load 2 fails, as told" }, { r.code, r.message })
+  end)
+
   it("unloads when told, after what runs, and loads again when asked", function()
     local e, c = with_model { group = "fake", device = "delay_ms=2" }
     local id = c:prepare("m", "hello")

@@ -27,7 +27,7 @@ describe("model:chat", function()
     assert.equal(1, call.start.n_stops)
     assert.equal("END", script.ffi.string(call.start.stops[0].p, call.start.stops[0].n))
     call:answer("Wa", "ves")
-    assert.equal('{"finish_reason":"stop","text":"Waves","usage":{"completion_tokens":3,"device_seconds":0.25,"prompt_tokens":7}}', r.body)
+    assert.equal('{"finish_reason":"stop","text":"Waves","usage":{"completion_tokens":3,"decode_seconds":0.08,"device_seconds":0.25,"load_seconds":2,"prefill_seconds":0.040001,"prompt_tokens":7,"queue_seconds":0.012346,"ttft_seconds":2.052346}}', r.body)
     app:close()
   end)
 
@@ -174,7 +174,7 @@ describe("a returned stream", function()
     assert.equal(200, r.status)
     call:text "ves\n":done()
     assert.same({ '{"text":"Wa"}', '{"text":"ves\\n"}',
-      '{"done":true,"finish_reason":"stop","usage":{"prompt_tokens":7,"completion_tokens":3,"device_seconds":0.25}}' }, r.events)
+      '{"done":true,"finish_reason":"stop","usage":{"prompt_tokens":7,"completion_tokens":3,"device_seconds":0.25,"queue_seconds":0.012346,"load_seconds":2,"prefill_seconds":0.040001,"decode_seconds":0.08,"ttft_seconds":2.052346}}' }, r.events)
     assert.equal("whole", r.finished)
     assert.is_true(r.ended)
     assert.equal(5, call.window - 1) -- "Wa" + "ves\n": all of it given back
@@ -257,6 +257,169 @@ describe("a returned stream", function()
   end)
 end)
 
+describe("a stream whose first token does not come", function()
+  local app
+  local ffi = require "ffi"
+  ffi.cdef "int setenv(const char *name, const char *value, int overwrite); int unsetenv(const char *name);"
+  before_each(function()
+    ffi.C.setenv("MOONPOOL_DEBUG_SILENCE_MS", "5", 1)
+  end)
+  after_each(function()
+    ffi.C.unsetenv "MOONPOOL_DEBUG_SILENCE_MS"
+    app:close()
+  end)
+
+  local function until_body(r, pattern)
+    for _ = 1, 1000 do
+      if (r.body or ""):find(pattern) then
+        return
+      end
+      script.C.mp_evloop_turn(app.loop, true)
+    end
+    error("no " .. pattern .. " in " .. tostring(r.body))
+  end
+
+  it("sends comments, then its events", function()
+    app = app_of("return smol:chat_stream " .. ASK)
+    local r = app:request { path = "/x" }
+    local call = app.calls[1]
+    call:prepared()
+    assert.is_nil(r.status)
+    until_body(r, "^: [^\n]+\n\n: [^\n]+\n\n")
+    assert.equal(200, r.status)
+    call:text("Wa"):done()
+    local comments, events = r.body:match "^(.-)(data: .*)$"
+    assert.equal("", (comments:gsub(": [^\n]+\n\n", "")))
+    assert.matches('^data: {"text":"Wa"}\n\ndata: {"done":true', events)
+    assert.is_true(r.ended)
+  end)
+
+  it("keeps the format's own beginning for the first token", function()
+    app = app_of("return assert(smol:chat_stream " .. ASK .. "):as 'openai.chat'")
+    local r = app:request { path = "/x" }
+    app.calls[1]:prepared()
+    until_body(r, "^: ")
+    assert.same({}, r.events)
+    app.calls[1]:text("Wa"):done()
+    assert.matches('"delta":{"role":"assistant"', r.events[1])
+    assert.matches('"content":"Wa"', r.events[2])
+  end)
+
+  it("sends them before the prompt is accepted too", function()
+    app = app_of("return smol:chat_stream " .. ASK)
+    local r = app:request { path = "/x" }
+    until_body(r, "^: ")
+    app.calls[1]:prepared():text("Wa"):done()
+    assert.is_true(r.ended)
+  end)
+
+  it("sends none when a script reads it by hand, and an error stays an answer", function()
+    app = app_of("local s = assert(smol:chat_stream " .. ASK .. ") for d in s:deltas() do end return s:result()")
+    local r = app:request { path = "/x" }
+    for _ = 1, 3 do
+      script.C.mp_evloop_turn(app.loop, true)
+    end
+    app.calls[1]:failed("unavailable", "it does not load", 2)
+    assert.same({ 503, "2" }, { r.status, r.headers["retry-after"] })
+  end)
+
+  it("fails by an event in its format, with the time to try again", function()
+    for format, expect in pairs {
+      ["default"] = '{"error":{"code":"unavailable","message":"it does not load","status":503,"retry_after":3,"request_id":"req-1"}}',
+      ["openai.chat"] = '{"error":{"message":"it does not load","type":"server_error","param":null,"code":"unavailable","retry_after":3}}',
+    } do
+      app = app_of("return assert(smol:chat_stream " .. ASK .. "):as '" .. format .. "'")
+      local r = app:request { path = "/x" }
+      app.calls[1]:prepared()
+      until_body(r, "^: ")
+      app.calls[1]:failed("unavailable", "it does not load", 2.1)
+      assert.same({ expect }, r.events)
+      assert.equal("whole", r.finished)
+      if format == "default" then
+        app:close()
+      end
+    end
+  end)
+
+  it("is over when the client leaves", function()
+    app = app_of("return smol:chat_stream " .. ASK)
+    local r = app:request { path = "/x" }
+    app.calls[1]:prepared()
+    until_body(r, "^: ")
+    r:leave()
+    assert.is_true(r.ended)
+    assert.is_true(app.calls[1].cancelled)
+  end)
+
+  it("ends with an error event when its request's time is over", function()
+    app = app_of("return assert(smol:chat_stream " .. ASK .. "):as 'openai.chat'")
+    local r = app:request { path = "/x" }
+    app.calls[1]:prepared()
+    until_body(r, "^: ")
+    local err = script.ffi.new "struct mp_err"
+    script.C.mp_err_set(err, script.C.MP_ETIMEOUT, "%s", "too slow")
+    script.C.mp_exchange_expired(r.x, err)
+    assert.matches('"message":"too slow".*"code":"timeout"', r.events[1])
+    assert.is_true(r.ended)
+    assert.is_true(app.calls[1].cancelled)
+  end)
+end)
+
+describe("a call's error", function()
+  it("does not show where the weights lie", function()
+    local app = app_of("return smol:chat " .. ASK)
+    local path = script.ffi.string(script.C.mp_generation_config(app.generation).models[0].path)
+    local r = app:request { path = "/x" }
+    app.calls[1]:failed("unavailable", ("model 'smollm2' cannot be loaded: %s: no such file; again %s"):format(path, path), 4)
+    assert.equal("model 'smollm2' cannot be loaded: tiny.gguf: no such file; again tiny.gguf", r:json().error.message)
+    assert.equal("4", r.headers["retry-after"])
+    app:close()
+  end)
+
+  it("is a refusal with a time to try again, whether the pool knows one or not", function()
+    local app = app_of("return smol:chat " .. ASK)
+    for i, case in ipairs { { "queue_full", 429 }, { "queue_timeout", 503 }, { "deadline", 503 }, { "unavailable", 503 } } do
+      local r = app:request { path = "/x" }
+      app.calls[i]:failed(case[1], "no")
+      assert.same({ case[2], "1" }, { r.status, r.headers["retry-after"] })
+    end
+    app:close()
+  end)
+end)
+
+describe("what a run learned from its models", function()
+  local function called(r)
+    local c = r.x.called
+    return { c.model ~= nil and script.ffi.string(c.model), c.cold, c.queue_known, tonumber(c.queue_ns) }
+  end
+
+  it("is told to the exchange", function()
+    local app = app_of("if req.query.none then return {} end local out = assert(smol:chat " .. ASK .. ") if req.query.twice then smol:chat " .. ASK ..
+      " end return out")
+    local r = app:request { path = "/x", query = "none=1" }
+    assert.same({ false, false, false, 0 }, called(r))
+    r = app:request { path = "/x" }
+    assert.same({ "smollm2", true, false, 0 }, called(r))
+    app.calls[1]:answer "a"
+    assert.same({ "smollm2", true, true, 12345678 }, called(r))
+    r = app:request { path = "/x", query = "twice=1" }
+    app.calls[2]:answer "a"
+    app.calls[3]:answer "b"
+    assert.same({ "smollm2", true, true, 2 * 12345678 }, called(r))
+    app:close()
+  end)
+
+  it("knows a stream's wait with its first token", function()
+    local app = app_of("return smol:chat_stream " .. ASK)
+    local r = app:request { path = "/x" }
+    app.calls[1]:prepared():text "a"
+    assert.same({ "smollm2", true, true, 12345678 }, called(r))
+    app.calls[1]:done()
+    assert.same({ "smollm2", true, true, 12345678 }, called(r))
+    app:close()
+  end)
+end)
+
 describe("a stream by hand", function()
   local app
   after_each(function()
@@ -274,7 +437,7 @@ describe("a stream by hand", function()
     call:text "ves"
     call:done()
     assert.same({ '{"text":"WA"}', '{"text":"VES"}',
-      '{"all":"waves","usage":{"completion_tokens":3,"device_seconds":0.25,"prompt_tokens":7}}' }, r.events)
+      '{"all":"waves","usage":{"completion_tokens":3,"decode_seconds":0.08,"device_seconds":0.25,"load_seconds":2,"prefill_seconds":0.040001,"prompt_tokens":7,"queue_seconds":0.012346,"ttft_seconds":2.052346}}' }, r.events)
     assert.equal("whole", r.finished)
   end)
 
