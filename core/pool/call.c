@@ -3,8 +3,9 @@
 
 #include "core/base/buf.h"
 #include "core/base/mem.h"
-#include "core/pool/pool_model.h"
+#include "core/pool/port.h"
 #include "core/pool/provider.h"
+#include "core/pool/queue.h"
 
 #include <string.h>
 
@@ -15,6 +16,8 @@ enum call_state { SENT, PREPARED, STARTED, ENDED };
 struct mp_call {
     uint32_t magic;
     enum call_state state;
+    struct mp_waiter waiter;  /* its place, or its place in the line */
+    uint64_t first_ns;        /* when its first text came; 0: not yet */
     struct mp_call_args args; /* payload and stop strings are the call's own */
     const struct mp_provider_ops *ops;
     void *link, *tag;
@@ -56,12 +59,19 @@ struct mp_call *mp_call_new(struct mp_pool_port *port, const struct mp_call_args
         memcpy(c->bytes + at, args->payload, args->n);
     c->args.payload = c->bytes + at;
     c->ops = mp_pool_port_link(port, args->model, &c->link);
-    if (!c->link)
+    c->waiter = (struct mp_waiter){.model = args->model,
+                                   .port = port,
+                                   .priority = args->priority,
+                                   .background = args->background,
+                                   .deadline_ns = args->deadline_ns};
+    if (!c->link) {
         mp_err_set(err, MP_EUNAVAILABLE, "model '%s': this worker has no way to its engine", args->model->name);
-    else if (c->ops->send(c->link, c, err) == 0) {
-        atomic_fetch_add_explicit(&args->model->waiting, 1, memory_order_relaxed);
-        atomic_fetch_add_explicit(&args->model->calls, 1, memory_order_relaxed);
-        return c;
+    } else if (mp_queue_enter(&c->waiter, err) == 0) {
+        if (c->ops->send(c->link, c, err) == 0) {
+            mp_queue_sent(&c->waiter);
+            return c;
+        }
+        mp_queue_leave(&c->waiter);
     }
     mp_free(c);
     return NULL;
@@ -69,24 +79,49 @@ struct mp_call *mp_call_new(struct mp_pool_port *port, const struct mp_call_args
 
 static void end(struct mp_call *c)
 {
-    struct mp_pool_model *m = c->args.model;
-    atomic_fetch_sub_explicit(c->state == STARTED ? &m->in_flight : &m->waiting, 1, memory_order_relaxed);
     c->state = ENDED;
+    mp_queue_leave(&c->waiter);
 }
 
 static void start(struct mp_call *c)
 {
-    atomic_fetch_sub_explicit(&c->args.model->waiting, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&c->args.model->in_flight, 1, memory_order_relaxed);
     c->state = STARTED;
     c->ops->go(c->link, c);
+}
+
+/* It is prepared and not held: it starts, or waits for its place. */
+static void want_place(struct mp_call *c)
+{
+    if (c->state == PREPARED && !c->args.hold && mp_queue_ready(&c->waiter))
+        start(c);
 }
 
 void mp_call_start(struct mp_call *c)
 {
     c->args.hold = false;
-    if (c->state == PREPARED)
+    want_place(c);
+}
+
+/* Ends it from the gateway's side: its provider forgets it. The call may be gone after this. */
+static void fail(struct mp_call *c, const struct mp_err *err)
+{
+    mp_call_cancel(c);
+    c->args.events->failed(c->args.user, err, err->retry_after);
+}
+
+void mp_call_on_news(struct mp_waiter *w)
+{
+    struct mp_call *c = mp_container_of(w, struct mp_call, waiter);
+    struct mp_err err = {0};
+    if (mp_queue_take(w))
         start(c);
+    else if (mp_queue_dropped(w, &err))
+        fail(c, &err);
+}
+
+void mp_call_on_expired(struct mp_waiter *w, const struct mp_err *err)
+{
+    fail(mp_container_of(w, struct mp_call, waiter), err);
 }
 
 void mp_call_cancel(struct mp_call *c)
@@ -110,10 +145,7 @@ bool mp_call_ended(const struct mp_call *c)
 
 void mp_call_progress(const struct mp_call *c, uint64_t now_ns, struct mp_call_progress *out)
 {
-    (void)now_ns;
-    *out = (struct mp_call_progress){.phase = c->state == STARTED ? MP_CALL_RUNNING
-                                              : c->state == ENDED ? MP_CALL_OVER
-                                                                  : MP_CALL_QUEUED};
+    mp_queue_progress(&c->waiter, now_ns, out);
 }
 
 void mp_call_free(struct mp_call *c)
@@ -164,8 +196,7 @@ void mp_call_on_prepared(struct mp_call *c, uint32_t prompt_tokens, uint32_t lef
         struct mp_err err;
         mp_err_set(&err, MP_EINVAL, "'max_tokens' is %u, but the prompt of %u tokens leaves room for %u in the context",
                    c->args.start.max_tokens, prompt_tokens, left);
-        mp_call_cancel(c);
-        c->args.events->failed(c->args.user, &err, 0);
+        fail(c, &err);
         return;
     }
     if (c->args.events->prepared) {
@@ -175,8 +206,7 @@ void mp_call_on_prepared(struct mp_call *c, uint32_t prompt_tokens, uint32_t lef
             return;
         c->gone = NULL;
     }
-    if (c->state == PREPARED && !c->args.hold)
-        start(c);
+    want_place(c);
 }
 
 bool mp_call_on_text(struct mp_call *c, const char *s, size_t n, const struct mp_usage *so_far)
@@ -184,6 +214,8 @@ bool mp_call_on_text(struct mp_call *c, const char *s, size_t n, const struct mp
     bool gone = false;
     if (c->state != STARTED)
         return false;
+    if (c->first_ns == 0)
+        c->first_ns = mp_pool_now(c->args.model->pool);
     if (!c->args.events->text || n == 0)
         return true;
     c->gone = &gone;
@@ -196,10 +228,14 @@ bool mp_call_on_text(struct mp_call *c, const char *s, size_t n, const struct mp
 
 void mp_call_on_done(struct mp_call *c, enum mp_msg_finish finish, const struct mp_usage *usage)
 {
+    struct mp_usage whole = *usage;
+    uint64_t now = mp_pool_now(c->args.model->pool);
     if (c->state == ENDED)
         return;
+    mp_queue_times(&c->waiter, now, &whole.queue_ns, &whole.load_ns);
+    whole.ttft_ns = (c->first_ns ? c->first_ns : now) - c->waiter.at_ns;
     end(c);
-    c->args.events->done(c->args.user, finish, usage);
+    c->args.events->done(c->args.user, finish, &whole);
 }
 
 void mp_call_on_failed(struct mp_call *c, const struct mp_err *err, double retry_after)

@@ -6,6 +6,7 @@
 #include "core/base/mem.h"
 #include "core/pool/pool_model.h"
 #include "core/pool/provider.h"
+#include "core/pool/queue.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -27,13 +28,6 @@ struct mp_pool {
     _Atomic uint64_t time; /* specs: where the clock stands; 0: it runs */
 };
 
-struct mp_pool_port {
-    void (*wake)(void *ctx);
-    void *wake_ctx;
-    struct mp_pool *pool;
-    void *links[MP_POOL_MAX_PROVIDERS];
-};
-
 struct mp_pool *mp_pool_new(void)
 {
     struct mp_pool *p = mp_calloc(sizeof *p);
@@ -47,6 +41,7 @@ void mp_pool_free(struct mp_pool *p)
         return;
     for (size_t i = 0; i < p->n_models; i++) {
         pthread_mutex_destroy(&p->models[i]->lock);
+        mp_heap_free(&p->models[i]->ready);
         mp_free(p->models[i]->name);
         mp_free(p->models[i]);
     }
@@ -66,6 +61,17 @@ void mp_pool_on_demand(struct mp_pool *p, void (*demand)(void *ctx), void *ctx)
 void mp_pool_set_time(struct mp_pool *p, uint64_t now_ns)
 {
     atomic_store_explicit(&p->time, now_ns, memory_order_relaxed);
+}
+
+void mp_pool_demand(struct mp_pool *p)
+{
+    if (p->demand)
+        p->demand(p->demand_ctx);
+}
+
+const char *mp_pool_group(const struct mp_pool *p, uint32_t provider)
+{
+    return p->providers[provider].group;
 }
 
 uint64_t mp_pool_now(const struct mp_pool *p)
@@ -140,6 +146,8 @@ int mp_pool_declare(struct mp_pool *p, const char *name, const char *const *devi
         m->name = mp_strdup(name);
         m->provider = slot;
         m->pool = p;
+        m->declared_ns = m->since_ns = mp_pool_now(p);
+        m->ready.less = mp_queue_before;
         mp_pool_settings_init(&m->settings);
         pthread_mutex_init(&m->lock, NULL);
         snprintf(m->said.device, sizeof m->said.device, "%s", p->providers[slot].group);
@@ -172,14 +180,60 @@ enum mp_model_state mp_pool_model_state(const struct mp_pool_model *m)
     return (enum mp_model_state)atomic_load_explicit(&m->state, memory_order_acquire);
 }
 
+/* With the lock held. */
+static double idle_seconds(const struct mp_pool_model *m, uint64_t now)
+{
+    uint64_t last = m->declared_ns > m->used_ns ? m->declared_ns : m->used_ns;
+    last = m->warm_ns > last ? m->warm_ns : last;
+    return m->waiting + m->in_flight > 0 || last > now ? 0 : (double)(now - last) / 1e9;
+}
+
+static double seconds(uint64_t from, uint64_t now)
+{
+    return now > from ? (double)(now - from) / 1e9 : 0;
+}
+
 void mp_pool_model_status(struct mp_pool_model *m, struct mp_pool_status *out)
 {
+    uint64_t now = mp_pool_now(m->pool);
     pthread_mutex_lock(&m->lock);
     *out = m->said;
+    out->state = mp_pool_model_state(m);
+    out->waiting = m->waiting;
+    out->in_flight = m->in_flight;
+    out->calls = m->calls;
+    out->reserved = m->reserved;
+    out->loads_total = m->loads_total;
+    out->cold_starts = m->cold_starts;
+    out->load_seconds = m->load_seconds;
+    out->idle = idle_seconds(m, now);
+    out->state_seconds = seconds(m->since_ns, now);
+    if (m->kept && out->state == MP_MODEL_FAILED) { /* the keeper's words: they know of timeouts and lost engines */
+        out->error = m->failure.code;
+        snprintf(out->reason, sizeof out->reason, "%s", m->failure.message);
+    }
     pthread_mutex_unlock(&m->lock);
-    out->waiting = atomic_load_explicit(&m->waiting, memory_order_relaxed);
-    out->in_flight = atomic_load_explicit(&m->in_flight, memory_order_relaxed);
-    out->calls = atomic_load_explicit(&m->calls, memory_order_relaxed);
+}
+
+void mp_pool_model_facts(struct mp_pool_model *m, uint64_t now_ns, struct mp_pool_facts *out)
+{
+    *out = (struct mp_pool_facts){.name = m->name, .device = mp_pool_group(m->pool, m->provider)};
+    pthread_mutex_lock(&m->lock);
+    out->state = mp_pool_model_state(m);
+    out->warm = out->state == MP_MODEL_WARM;
+    out->replicas = out->warm || out->state == MP_MODEL_LOADING || out->state == MP_MODEL_DRAINING;
+    out->in_flight = m->in_flight;
+    out->queued = m->waiting + (m->nudged && m->waiting == 0);
+    out->settings = m->settings;
+    out->idle = idle_seconds(m, now_ns);
+    out->oldest_wait = mp_queue_oldest(m, now_ns);
+    out->load_seconds = m->load_seconds;
+    out->resident = out->warm ? seconds(m->warm_ns, now_ns) : 0;
+    out->memory = m->reserved;
+    out->need = m->said.need;
+    out->calls = m->calls;
+    out->loads = m->loads_total;
+    pthread_mutex_unlock(&m->lock);
 }
 
 static void put(char *out, size_t size, struct mp_span s)
@@ -191,6 +245,7 @@ static void put(char *out, size_t size, struct mp_span s)
 
 void mp_pool_model_report(struct mp_pool_model *m, const struct mp_msg_model_state *said, uint32_t engine)
 {
+    uint64_t now = mp_pool_now(m->pool);
     pthread_mutex_lock(&m->lock);
     m->said.state = (enum mp_model_state)said->state;
     m->said.lost = false;
@@ -205,36 +260,29 @@ void mp_pool_model_report(struct mp_pool_model *m, const struct mp_msg_model_sta
     m->said.error = said->error;
     if (said->device.n > 0)
         put(m->said.device, sizeof m->said.device, said->device);
+    m->said.need = said->need ? said->need : m->said.need;
     put(m->said.arch, sizeof m->said.arch, said->arch);
     put(m->said.reason, sizeof m->said.reason, said->reason);
-    atomic_store_explicit(&m->state, said->state, memory_order_release);
+    if (!m->kept) {
+        m->reserved = said->reserved;
+        mp_queue_state_locked(m, (enum mp_model_state)said->state, now);
+    }
     pthread_mutex_unlock(&m->lock);
 }
 
 void mp_pool_model_lost(struct mp_pool_model *m)
 {
+    uint64_t now = mp_pool_now(m->pool);
     pthread_mutex_lock(&m->lock);
     m->said.state = MP_MODEL_DECLARED;
     m->said.lost = true;
     m->said.done = m->said.total = m->said.memory = 0;
     m->said.running = m->said.queued = m->said.loads = m->said.engine = 0;
-    atomic_store_explicit(&m->state, MP_MODEL_DECLARED, memory_order_release);
+    if (!m->kept) {
+        m->reserved = 0;
+        mp_queue_state_locked(m, MP_MODEL_DECLARED, now);
+    }
     pthread_mutex_unlock(&m->lock);
-}
-
-void mp_pool_model_facts(struct mp_pool_model *m, uint64_t now_ns, struct mp_pool_facts *out)
-{
-    (void)now_ns;
-    *out = (struct mp_pool_facts){.name = m->name, .device = m->pool->providers[m->provider].group};
-    pthread_mutex_lock(&m->lock);
-    out->settings = m->settings;
-    out->memory = m->said.memory;
-    out->need = m->said.need;
-    pthread_mutex_unlock(&m->lock);
-    out->state = mp_pool_model_state(m);
-    out->in_flight = atomic_load_explicit(&m->in_flight, memory_order_relaxed);
-    out->queued = atomic_load_explicit(&m->waiting, memory_order_relaxed);
-    out->calls = atomic_load_explicit(&m->calls, memory_order_relaxed);
 }
 
 int mp_pool_model_ask(struct mp_pool_model *m, const struct mp_pool_override *o, uint32_t reset, struct mp_err *err)
@@ -246,52 +294,6 @@ int mp_pool_model_ask(struct mp_pool_model *m, const struct mp_pool_override *o,
     mp_pool_override_add(&m->asked, o, reset);
     m->asked_reset = (m->asked_reset | reset) & ~o->set;
     pthread_mutex_unlock(&m->lock);
-    if (m->pool->demand)
-        m->pool->demand(m->pool->demand_ctx);
+    mp_pool_demand(m->pool);
     return 0;
-}
-
-/* ---- ports ---- */
-
-struct mp_pool_port *mp_pool_port_new(struct mp_pool *p, void (*wake)(void *ctx), void *ctx)
-{
-    struct mp_pool_port *port = mp_calloc(sizeof *port);
-    port->pool = p;
-    port->wake = wake;
-    port->wake_ctx = ctx;
-    return port;
-}
-
-void mp_pool_port_run(struct mp_pool_port *port, uint64_t now_ns)
-{
-    (void)port, (void)now_ns;
-}
-
-uint64_t mp_pool_port_due(const struct mp_pool_port *port)
-{
-    (void)port;
-    return UINT64_MAX;
-}
-
-void mp_pool_port_free(struct mp_pool_port *port)
-{
-    mp_free(port);
-}
-
-void mp_pool_port_bind(struct mp_pool_port *port, uint32_t provider, void *link)
-{
-    if (provider < MP_POOL_MAX_PROVIDERS)
-        port->links[provider] = link;
-}
-
-struct mp_pool *mp_pool_port_pool(const struct mp_pool_port *port)
-{
-    return port->pool;
-}
-
-const struct mp_provider_ops *mp_pool_port_link(const struct mp_pool_port *port, const struct mp_pool_model *m,
-                                                void **link)
-{
-    *link = port->links[m->provider];
-    return port->pool->providers[m->provider].ops;
 }
