@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BACKLOG = 64 };
+enum { BACKLOG = 64, STEP_TIMEOUT_S = 60 };
 
 static bool whole(const char *s, long most, long *out)
 {
@@ -22,6 +22,17 @@ static bool whole(const char *s, long most, long *out)
     errno = 0;
     *out = strtol(s, &end, 10);
     return s[0] >= '0' && s[0] <= '9' && !*end && errno == 0 && *out <= most;
+}
+
+/* Seconds, at most a day, as nanoseconds. */
+static bool seconds(const char *s, uint64_t *out)
+{
+    char *end = NULL;
+    double v = strtod(s, &end);
+    if (s[0] < '0' || s[0] > '9' || *end || !(v <= 86400))
+        return false;
+    *out = (uint64_t)(v * 1e9);
+    return true;
 }
 
 /* An open descriptor that this process was given; it goes no further. */
@@ -54,6 +65,10 @@ static const char *set_option(struct args *a, const char *name, const char *valu
         mp_buf_printf(&a->spec, "%sthreads=%ld", a->spec.len > 0 ? "," : "", n);
         return NULL;
     }
+    if (strcmp(name, "--linger") == 0)
+        return seconds(value, &a->conf.linger_ns) ? NULL : "not seconds from 0 to 86400";
+    if (strcmp(name, "--step-timeout") == 0)
+        return seconds(value, &a->conf.step_timeout_ns) ? NULL : "not seconds from 0 to 86400";
     char **to = NULL;
     if (strcmp(name, "--group") == 0)
         to = &a->group;
@@ -99,7 +114,10 @@ static int run_engine(struct args *a)
 
 static int run(int argc, char **argv)
 {
-    struct args a = {.conf = {.listen_fd = -1, .parent_fd = -1}};
+    struct args a = {.conf = {.listen_fd = -1,
+                              .parent_fd = -1,
+                              .linger_ns = UINT64_MAX,
+                              .step_timeout_ns = STEP_TIMEOUT_S * UINT64_C(1000000000)}};
     int code = MP_EXIT_OK;
     for (int i = 1; i < argc && code == MP_EXIT_OK; i += 2) {
         const char *why = i + 1 < argc ? set_option(&a, argv[i], argv[i + 1]) : "needs a value";
@@ -118,7 +136,9 @@ static int run(int argc, char **argv)
 }
 
 const struct mp_cmd mp_cmd_engine = {
-    "_engine", "(--listen-fd N | --listen PATH) [--parent-fd N] [--group cpu] [--threads N] [--device SPEC]",
+    "_engine",
+    "(--listen-fd N | --listen PATH) [--parent-fd N] [--group cpu] [--threads N] [--device SPEC]\n"
+    "       [--linger SECONDS] [--step-timeout SECONDS]",
     "serves one device group over a Unix socket; `moonpool serve` starts it",
     "  --listen-fd N   a listening Unix socket, inherited\n"
     "  --listen PATH   makes that socket\n"
@@ -126,5 +146,8 @@ const struct mp_cmd mp_cmd_engine = {
     "  --group NAME    the device group: cpu (the default), fake\n"
     "  --threads N     threads of the device\n"
     "  --device SPEC   further options of the device: isa=avx2\n"
+    "  --linger SECONDS        ends, exit 0, when nothing was loaded and nothing asked for so long; default: never\n"
+    "  --step-timeout SECONDS  a step of the device that takes longer is hung: the process says so and aborts (60; 0: "
+    "never)\n"
     "SIGTERM ends it, exit 0; with --parent-fd SIGUSR1 does, and SIGTERM is the parent's to judge.\n",
     run};

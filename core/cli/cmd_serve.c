@@ -46,7 +46,7 @@ static int check_listen(const char *text, struct mp_err *err)
 static int run_serve(int argc, char **argv)
 {
     const char *state = NULL, *runtime = NULL, *conf = NULL, *listen[MAX_LISTEN];
-    struct mp_supervisor_options o = {.listen = listen, .drain = 300, .grace = 0};
+    struct mp_supervisor_options o = {.listen = listen, .drain = 300, .grace = 0, .engine_linger = 60};
     char *state_path = NULL, *runtime_path = NULL, *note = NULL;
     struct mp_err err = {0};
     bool options = true;
@@ -64,7 +64,7 @@ static int run_serve(int argc, char **argv)
             continue;
         }
         if (strcmp(a, "--listen") != 0 && strcmp(a, "--state") != 0 && strcmp(a, "--runtime") != 0 &&
-            strcmp(a, "--drain") != 0 && strcmp(a, "--grace") != 0)
+            strcmp(a, "--drain") != 0 && strcmp(a, "--grace") != 0 && strcmp(a, "--engine-linger") != 0)
             return mp_cli_usage(&mp_cmd_serve, "unknown option '%s'", a);
         if (!value)
             return mp_cli_usage(&mp_cmd_serve, "%s needs a value", a);
@@ -82,7 +82,9 @@ static int run_serve(int argc, char **argv)
                 if (strcmp(listen[k], value) == 0)
                     return mp_cli_usage(&mp_cmd_serve, "--listen %s is given twice", value);
             listen[o.n_listen++] = value;
-        } else if (!parse_seconds(value, strcmp(a, "--drain") == 0 ? &o.drain : &o.grace))
+        } else if (!parse_seconds(value, strcmp(a, "--drain") == 0   ? &o.drain
+                                         : strcmp(a, "--grace") == 0 ? &o.grace
+                                                                     : &o.engine_linger))
             return mp_cli_usage(&mp_cmd_serve, "%s wants seconds, 0 to 86400, not '%s'", a, value);
     }
     if (!conf)
@@ -110,14 +112,18 @@ out:
 }
 
 const struct mp_cmd mp_cmd_serve = {
-    "serve", "[--listen ADDRESS]... [--state DIR] [--runtime DIR] [--drain SECONDS] [--grace SECONDS] CONF",
+    "serve",
+    "[--listen ADDRESS]... [--state DIR] [--runtime DIR] [--drain SECONDS] [--grace SECONDS] [--engine-linger "
+    "SECONDS]\n"
+    "       CONF",
     "serves the endpoints and models of a configuration",
     "  --listen ADDRESS   instead of the configuration's addresses: 127.0.0.1:7171, [::1]:0 (0: any free port)\n"
     "  --state DIR        what must outlive the server; default $STATE_DIRECTORY, $XDG_STATE_HOME/moonpool,\n"
     "                     ~/.local/state/moonpool. One server at a time\n"
     "  --runtime DIR      sockets; default $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/moonpool, a private folder under /tmp\n"
     "  --drain SECONDS    how long running requests may go on at a stop (300)\n"
-    "  --grace SECONDS    how long connections are still accepted at a stop, while /readyz says 503 (0)\n\n"
+    "  --grace SECONDS    how long connections are still accepted at a stop, while /readyz says 503 (0)\n"
+    "  --engine-linger SECONDS  how long an engine stays when nothing is loaded and nothing is asked (60)\n\n"
     "SIGTERM or SIGINT: stops, letting running requests end; a second one: at once.\n"
     "Prints `ready http://ADDRESS` on stderr once requests are accepted and models with min_replicas >= 1 are loaded.\n"
     "Exit codes: 0 stopped as told; 1 failed; 2 bad command line, configuration, model file, or an address is taken.\n",

@@ -43,7 +43,7 @@ enum { MAX_ENGINES = 8, MAX_ADDRESSES = 16, MAX_ARGS = 64 };
 struct child {
     char name[40];                /* "engine cpu" */
     pid_t pid;                    /* 0: not running */
-    uint64_t started, restart_at; /* restart_at 0: none due */
+    uint64_t started, restart_at; /* restart_at 0: none due; an engine waits beyond it until somebody connects */
     uint64_t backoff;
     uint64_t failed[CRASHES]; /* times of the last failures, oldest first */
     uint32_t n_failed;
@@ -53,7 +53,7 @@ struct engine {
     struct child child;
     char group[24];
     char *path; /* of its socket */
-    int fd;     /* which listens; kept while engines come and go, and with it what waits to be accepted */
+    int fd; /* which listens; kept while engines come and go, and with it what waits to be accepted: who connects starts one */
 };
 
 struct address {
@@ -173,13 +173,23 @@ static const char *device_options(const char *group)
 static void engine_start(struct supervisor *s, struct engine *e)
 {
     const char *device = device_options(e->group);
-    char listener[12], death[12];
+    char listener[12], death[12], linger[32];
+    snprintf(linger, sizeof linger, "%.3f", s->o->engine_linger);
     snprintf(listener, sizeof listener, "%d", e->fd);
     snprintf(death, sizeof death, "%d", s->death[0]);
-    char *const argv[] = {"moonpool",     "_engine",     "--listen-fd",
-                          listener,       "--parent-fd", death,
-                          "--group",      e->group,      device ? "--device" : NULL,
-                          (char *)device, NULL};
+    char *const argv[] = {"moonpool",
+                          "_engine",
+                          "--listen-fd",
+                          listener,
+                          "--parent-fd",
+                          death,
+                          "--linger",
+                          linger,
+                          "--group",
+                          e->group,
+                          device ? "--device" : NULL,
+                          (char *)device,
+                          NULL};
     child_start(&e->child, argv, (int[]){e->fd, s->death[0]}, 2, 5); /* gateway workers go first on a busy machine */
 }
 
@@ -288,7 +298,6 @@ static int engine_find(struct supervisor *s, const char *group, struct engine **
     }
     snprintf(e->child.name, sizeof e->child.name, "engine %s", group);
     s->n_engines++;
-    engine_start(s, e);
     *out = e;
     return 0;
 }
@@ -412,8 +421,8 @@ static void describe(int status, char out[64])
         snprintf(out, 64, "exit code %d", WEXITSTATUS(status));
 }
 
-/* Says when a child that ended starts again; false: it failed too often. */
-static bool schedule(struct child *c, const char *how, bool was_ready)
+/* Says when (an engine: no sooner than when) a child that ended starts again; false: it failed too often. */
+static bool schedule(struct child *c, const char *how, bool engine, bool was_ready)
 {
     uint64_t now = mp_clock_mono_ns();
     if (now - c->started >= STEADY)
@@ -430,7 +439,7 @@ static bool schedule(struct child *c, const char *how, bool was_ready)
                  (int)(CRASH_WINDOW / (1000 * MS)), how);
         return false;
     }
-    mp_error("%s ended (%s); it is started again", c->name, how);
+    mp_error("%s ended (%s); it is started again%s", c->name, how, engine ? " when it is needed" : "");
     return true;
 }
 
@@ -455,7 +464,12 @@ static void child_ended(struct supervisor *s, struct child *c, int status)
         stop_begin(s, MP_EXIT_USAGE); /* it said why */
         return;
     }
-    if (!schedule(c, how, s->ever_ready))
+    if (!gateway && WIFEXITED(status) && WEXITSTATUS(status) == MP_EXIT_OK) {
+        mp_info("%s ended: nothing to do", c->name);
+        c->backoff = 0;
+        return;
+    }
+    if (!schedule(c, how, !gateway, s->ever_ready))
         stop_begin(s, MP_EXIT_FAILED);
 }
 
@@ -495,16 +509,22 @@ static uint64_t due(struct supervisor *s)
     }
     for (uint32_t i = 0; i < s->n_engines; i++) {
         struct child *c = &s->engines[i].child;
-        if (c->restart_at && c->restart_at <= now)
-            engine_start(s, &s->engines[i]);
-        if (c->restart_at && c->restart_at - now < next)
-            next = c->restart_at > now ? c->restart_at - now : 0;
+        if (c->restart_at <= now)
+            c->restart_at = 0; /* who connects starts it */
+        else if (c->restart_at - now < next)
+            next = c->restart_at - now;
     }
     if (s->gateway.restart_at && s->gateway.restart_at <= now)
         gateway_start(s);
     if (s->gateway.restart_at && s->gateway.restart_at - now < next)
         next = s->gateway.restart_at > now ? s->gateway.restart_at - now : 0;
     return next;
+}
+
+/* The engine's socket while somebody may start it by connecting; -1: it runs, or must not yet. */
+static int engine_door(const struct supervisor *s, const struct engine *e)
+{
+    return !s->stopping && e->child.pid == 0 && e->child.restart_at == 0 ? e->fd : -1;
 }
 
 static int set_up(struct supervisor *s, struct mp_err *err)
@@ -555,9 +575,12 @@ int mp_supervisor_run(const struct mp_supervisor_options *options)
     gateway_start(&s);
     while (!s.stopping || anything_runs(&s)) {
         uint64_t wait = due(&s); /* first: it may start a gateway, with a control socket of its own */
-        struct pollfd polls[2] = {{.fd = s.signals, .events = POLLIN}, {.fd = s.ctl, .events = POLLIN}};
+        struct pollfd polls[2 + MAX_ENGINES] = {{.fd = s.signals, .events = POLLIN}, {.fd = s.ctl, .events = POLLIN}};
+        uint32_t n_doors = s.n_engines;
+        for (uint32_t i = 0; i < n_doors; i++)
+            polls[2 + i] = (struct pollfd){.fd = engine_door(&s, &s.engines[i]), .events = POLLIN};
         int ms = wait == UINT64_MAX ? -1 : (int)((wait + MS - 1) / MS < 60000 ? (wait + MS - 1) / MS : 60000);
-        if (poll(polls, 2, ms) < 0 && errno != EINTR) {
+        if (poll(polls, 2 + n_doors, ms) < 0 && errno != EINTR) {
             mp_error("poll: %s", strerror(errno));
             s.exit_code = MP_EXIT_FAILED;
             break;
@@ -566,6 +589,9 @@ int mp_supervisor_run(const struct mp_supervisor_options *options)
             on_ctl(&s);
         if (polls[0].revents)
             on_signal(&s);
+        for (uint32_t i = 0; i < n_doors; i++)
+            if (polls[2 + i].revents && engine_door(&s, &s.engines[i]) >= 0)
+                engine_start(&s, &s.engines[i]);
         reap(&s);
     }
 out:

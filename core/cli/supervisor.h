@@ -12,8 +12,9 @@ struct mp_supervisor_options {
     const char *runtime;       /* absolute */
     const char *const *listen; /* --listen: instead of the configuration's; each was parsed once */
     uint32_t n_listen;
-    double drain; /* seconds that running requests get at a stop */
-    double grace; /* seconds from "not ready" to the end of accepting at a stop */
+    double drain;         /* seconds that running requests get at a stop */
+    double grace;         /* seconds from "not ready" to the end of accepting at a stop */
+    double engine_linger; /* seconds after which an engine with nothing to do ends */
 };
 
 /* Runs until it is told to stop or gives up; returns the exit code. Call from a process without threads. */

@@ -11,14 +11,16 @@
 #define MP_ENGINE_STOP_SIGNAL SIGUSR1
 
 struct mp_engine_conf {
-    int listen_fd;      /* a listening Unix socket; the engine's to close */
-    int parent_fd;      /* ends when the supervisor does; -1: none */
-    const char *group;  /* the device group it serves: "cpu", "fake" */
-    const char *device; /* what the device's open() takes; "" for its defaults */
-    uint32_t chunk;     /* debug cap on prefill chunks; 0: none */
+    int listen_fd;            /* a listening Unix socket; the engine's to close */
+    int parent_fd;            /* ends when the supervisor does; -1: none */
+    const char *group;        /* the device group it serves: "cpu", "fake" */
+    const char *device;       /* what the device's open() takes; "" for its defaults */
+    uint32_t chunk;           /* debug cap on prefill chunks; 0: none */
+    uint64_t linger_ns;       /* ends when nothing was loaded and nothing asked for so long; UINT64_MAX: never */
+    uint64_t step_timeout_ns; /* a device step that takes longer is hung: the process says so and aborts; 0: never */
 };
 
-/* Serves until its stop signal comes or parent_fd ends. 0: ended as asked. SIGTERM, SIGUSR1 and SIGCHLD must not be used otherwise. */
+/* Serves until its stop signal comes, parent_fd ends, or it has nothing to do (BYE). 0: ended as asked. SIGTERM, SIGUSR1 and SIGCHLD must not be used otherwise. */
 int mp_engine_run(const struct mp_engine_conf *conf, struct mp_err *err);
 
 #endif

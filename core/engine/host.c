@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -75,6 +76,7 @@ static void accept_all(struct mp_host *h)
         c->next = h->lines;
         h->lines = c;
         h->n_lines++;
+        h->active = mp_clock_mono_ns();
     }
 }
 
@@ -96,6 +98,8 @@ static void dispatch(struct mp_host *h, struct mp_line *c, const struct mp_msg *
 {
     struct mp_msg pong = {.type = MP_MSG_PONG, .id = m->id};
     struct mp_err err;
+    if (m->type != MP_MSG_PING && m->type != MP_MSG_PONG && m->type != MP_MSG_MODELS) /* who looks on keeps nobody up */
+        h->active = mp_clock_mono_ns();
     switch (m->type) {
     case MP_MSG_PING:
         pong.u.pong.nonce = m->u.ping.nonce;
@@ -202,9 +206,38 @@ static int start(struct mp_host *h, const struct mp_engine_conf *conf, struct mp
 static bool ticking(const struct mp_host *h)
 {
     for (const struct mp_served *m = h->models; m; m = m->next)
-        if (m->retired || (m->wanted && m->state == MP_MODEL_FAILED) || m->n_requests > m->n_running)
+        if (m->retired || m->n_requests > 0)
             return true;
     return false;
+}
+
+/* When the process ends if nobody asks for anything until then; UINT64_MAX: it has work. */
+static uint64_t idle_until(const struct mp_host *h)
+{
+    uint64_t until = UINT64_MAX;
+    if (h->requests.n > 0 || h->conf->linger_ns == UINT64_MAX)
+        return UINT64_MAX;
+    for (const struct mp_served *m = h->models; m; m = m->next)
+        if (m->letters > 0 || m->state == MP_MODEL_LOADING || m->state == MP_MODEL_WARM ||
+            m->state == MP_MODEL_DRAINING)
+            return UINT64_MAX;
+    return mp_add_u64(h->active, h->conf->linger_ns, &until) ? until : UINT64_MAX;
+}
+
+/* Milliseconds that the thread may sleep. */
+static int patience(const struct mp_host *h)
+{
+    uint64_t until = idle_until(h), now = mp_clock_mono_ns();
+    uint64_t ms = until == UINT64_MAX ? UINT64_MAX : until > now ? (until - now) / 1000000 + 1 : 0;
+    if (ticking(h) && ms > TICK_MS)
+        ms = TICK_MS;
+    return ms > 3600000 ? -1 : (int)ms;
+}
+
+static void stop_because(struct mp_host *h, const char *why)
+{
+    h->stopping = true;
+    h->farewell = why;
 }
 
 static void poll_once(struct mp_host *h, int timeout_ms)
@@ -231,33 +264,53 @@ static void poll_once(struct mp_host *h, int timeout_ms)
         if (fds[0].revents)
             accept_all(h); /* last of the lines' business: it changes the list */
         if (fds[2].revents && read(h->signal_fd, &info, sizeof info) == (ssize_t)sizeof info)
-            h->stopping = true;
+            stop_because(h, "stopping");
         if (fds[3].revents && read(h->conf->parent_fd, &byte, 1) == 0) {
             mp_info("the supervisor is gone");
-            h->stopping = true;
+            stop_because(h, "stopping");
         }
     }
     mp_free(fds);
 }
 
+/* A device that does not come back from a step cannot be stopped from here: the process ends, and with it the device's context. */
+static void watch_steps(struct mp_host *h)
+{
+    uint64_t most = h->conf->step_timeout_ns, ns = most > 0 ? mp_runner_step_ns(h->runner) : 0;
+    if (ns <= most)
+        return;
+    mp_error("the device hangs: a step has been under way for %.1f s (at most %.1f s are allowed); this process aborts",
+             (double)ns / 1e9, (double)most / 1e9);
+    abort();
+}
+
 static void serve(struct mp_host *h)
 {
+    h->active = mp_clock_mono_ns();
     while (!h->stopping) {
-        poll_once(h, ticking(h) ? TICK_MS : -1);
+        poll_once(h, patience(h));
         uint64_t now = mp_clock_mono_ns();
         mp_served_tick(h, now);
         mp_ask_tick(h, now);
         write_lines(h);
+        watch_steps(h);
+        if (now >= idle_until(h)) {
+            poll_once(h, 0); /* what came meanwhile counts */
+            if (!h->stopping && now >= idle_until(h))
+                stop_because(h, "idle");
+        }
     }
 }
 
-/* Every request hears that it is over; the rest is silence. */
+/* Every request hears that it is over, every peer that no more comes. */
 static void say_goodbye(struct mp_host *h)
 {
+    struct mp_msg bye = {.type = MP_MSG_BYE, .u.bye.reason = mp_span_of(h->farewell)};
     struct mp_err err = {0};
     uint64_t until = mp_clock_mono_ns() + LAST_MS * UINT64_C(1000000);
     mp_err_set(&err, MP_EUNAVAILABLE, "the engine is stopping");
     mp_ask_end_all(h, &err);
+    mp_host_broadcast(h, &bye);
     for (bool left = true; left && mp_clock_mono_ns() < until;) {
         write_lines(h);
         left = false;
@@ -302,7 +355,7 @@ int mp_engine_run(const struct mp_engine_conf *conf, struct mp_err *err)
         mp_info("serving device group '%s'", conf->group);
         serve(h);
         say_goodbye(h);
-        mp_info("stopping");
+        mp_info("%s", strcmp(h->farewell, "idle") == 0 ? "nothing to do: ending" : "stopping");
     }
     stop(h);
     mp_free(h);

@@ -53,7 +53,6 @@ struct mp_served {
     struct mp_served *next;
     char *name;
     bool retired;               /* another took its name: it lives on for its requests */
-    bool wanted;                /* MODEL_LOAD asked for it: a failed load is tried again without being asked */
     bool opening, reopen;       /* OPEN is under way; the source must be opened again before it is used */
     bool load_next, drain_next; /* load it once it is open; drain it once it is warm */
     uint32_t letters;           /* under way that come back */
@@ -91,7 +90,9 @@ struct mp_host {
     uint32_t n_models;
     struct mp_map requests; /* tag → struct mp_ask */
     int signal_fd;
+    uint64_t active; /* when somebody last asked for something */
     bool stopping;
+    const char *farewell; /* why, for people */
 };
 
 /* host.c */

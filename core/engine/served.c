@@ -435,7 +435,7 @@ static void retire(struct mp_host *h, struct mp_served *m)
 {
     answer_askers(h, m);
     m->retired = true;
-    m->wanted = m->load_next = false;
+    m->load_next = false;
     if (m->state == MP_MODEL_WARM)
         drain(h, m);
     else if (m->state == MP_MODEL_LOADING)
@@ -509,9 +509,9 @@ void mp_served_load(struct mp_host *h, struct mp_line *c, const struct mp_msg *m
     struct mp_err err;
     if (!m)
         return;
-    m->wanted = true;
     m->drain_next = false;
-    (void)mp_served_want_warm(h, m, &err); /* within the backoff its state says why */
+    m->retry_at = 0; /* the backoff is for requests: who asks by name means now */
+    (void)mp_served_want_warm(h, m, &err);
     send_state(h, c, m, msg->id);
 }
 
@@ -520,7 +520,7 @@ void mp_served_unload(struct mp_host *h, struct mp_line *c, const struct mp_msg 
     struct mp_served *m = named(h, c, msg->id, msg->u.model_unload.name);
     if (!m)
         return;
-    m->wanted = m->load_next = false;
+    m->load_next = false;
     if (m->state == MP_MODEL_WARM)
         drain(h, m);
     else if (m->state == MP_MODEL_LOADING)
@@ -560,15 +560,13 @@ static void free_model(struct mp_host *h, struct mp_served *m)
 
 void mp_served_tick(struct mp_host *h, uint64_t now)
 {
-    struct mp_err err;
+    (void)now;
     for (struct mp_served *m = h->models, *next; m; m = next) {
         next = m->next;
         if (m->retired && m->letters == 0 && m->n_requests == 0 && m->state == MP_MODEL_WARM)
             drain(h, m); /* warmed once more for a request that came before it was replaced */
         else if (m->retired && m->letters == 0 && m->n_requests == 0)
             free_model(h, m);
-        else if (m->wanted && m->state == MP_MODEL_FAILED && now >= m->retry_at)
-            (void)mp_served_want_warm(h, m, &err);
     }
 }
 

@@ -221,3 +221,15 @@ describe("a supervisor that is killed", function()
     again:stop()
   end)
 end)
+
+describe("an engine with nothing to do", function()
+  after_each(server.cleanup)
+
+  it("ends after its linger time, which is no failure, and is there again for the next request", function()
+    local s = boot { args = { "--engine-linger", "0.3" }, model = { min_replicas = 0, context = 2048 }, allow = { "engine fake is away" } }
+    s:until_line "supervisor: engine fake ended: nothing to do"
+    assert.equal(200, s:chat().status)
+    assert.equal(1, s:until_state({ state = "warm" }).loads)
+    assert.is_nil(s:log():find("started again", 1, true))
+  end)
+end)

@@ -35,9 +35,9 @@ function M.start(t)
   self.dir = ffi.string(ffi.C.mkdtemp(ffi.cast("char *", (os.getenv "TMPDIR" or "/tmp") .. "/mpe.XXXXXX")))
   self.path, self.log_path = self.dir .. "/s", self.dir .. "/log"
   local argv = { server.binary, "_engine", "--listen", self.path, "--group", t.group or "cpu" }
-  for _, option in ipairs { "device", "threads" } do
+  for _, option in ipairs { "device", "threads", "linger", "step_timeout" } do
     if t[option] then
-      argv[#argv + 1], argv[#argv + 2] = "--" .. option, tostring(t[option])
+      argv[#argv + 1], argv[#argv + 2] = "--" .. option:gsub("_", "-"), tostring(t[option])
     end
   end
   if t.parent then -- a pipe whose other end the engine watches

@@ -336,6 +336,70 @@ describe("an engine process", function()
     assert.same({ code = 0 }, e:wait())
   end)
 
+  it("ends by itself when it has nothing to do, saying goodbye, whoever looks on", function()
+    local e, c = with_model { group = "fake", device = "load_ms=300", linger = 0.2 }
+    local silent, mute = e:connect(), e:connect() -- one that says hello and no more, one not even that
+    silent:read()
+    c:ask("model_load", "m")
+    c:until_state("m", "warm")
+    assert.equal(1, c:generate("m", "x", { max_tokens = 1, ignore_eog = 1 }).completion_tokens)
+    for _ = 1, 20 do -- longer than it lingers: each waits a while for something to read
+      c:read()
+    end
+    assert.equal("warm", c:ask("models").state)
+    c:ask("model_unload", "m")
+    c:until_state("m", "cold")
+    assert.same({ code = 0 }, e:wait())
+    server.until_true("the other is cut, too", function()
+      return not mute:read()
+    end)
+    for _, client in ipairs { c, silent } do
+      local bye = client:hear(0)
+      assert.same({ "bye", "idle" }, { bye.kind, bye.reason })
+      server.until_true("the connection is over", function()
+        return not client:read()
+      end)
+    end
+    assert.matches("nothing to do: ending", e:log())
+  end)
+
+  it("is kept up by requests, not by who asks how it is", function()
+    local e, c = with_model { group = "fake", device = "delay_ms=20", linger = 0.3 }
+    local id = c:prepare("m", "x") -- prepared and not started: the engine owes it something
+    c:hear(id)
+    local waited = 0
+    while waited < 4 do -- more than the time it lingers
+      c:send("ping", 1000 + waited, { nonce = waited })
+      assert.equal(waited, c:hear(1000 + waited).nonce)
+      waited = waited + 1
+      for _ = 1, 6 do
+        c:read()
+      end
+    end
+    c:send("start", id, { max_tokens = 1, ignore_eog = 1 })
+    assert.equal(1, c:result(id).completion_tokens)
+    c:ask("model_unload", "m")
+    c:until_state("m", "cold")
+    local asked, bye = 0, nil
+    while not bye do
+      asked = asked + 1
+      c:send("models", 5000 + asked)
+      c:read()
+      for _, t in ipairs(c.heard) do
+        bye = bye or (t.kind == "bye" and t)
+      end
+    end
+    assert.same({ code = 0 }, e:wait())
+  end)
+
+  it("aborts with a clear word when the device hangs", function()
+    local e, c = with_model { group = "fake", device = "delay_ms=100000", step_timeout = 0.3 }
+    local id = c:prepare("m", "x")
+    c:send("start", id, { max_tokens = 1 })
+    assert.same({ signal = 6 }, e:wait())
+    assert.matches("the device hangs: a step has been under way for %d+%.%d s %(at most 0%.3 s are allowed%); this process aborts", e:log())
+  end)
+
   it("ends when its parent does", function()
     local e = engine.start { parent = true }
     assert.equal("moonpool: engine cpu", server.title(e.pid))
