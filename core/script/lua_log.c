@@ -1,18 +1,55 @@
 /* core/script/lua_log.c — mp.log.debug, info, warn, error (text, fields?): a line of the server's log, with the request's id
- * when there is one. Any phase. */
+ * when there is one; print. Any phase. One run may write only so much: a loop of it would fill the disk, and stop its worker while it does. */
+#include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/utf8.h"
-#include "core/script/script.h"
+#include "core/script/run_impl.h"
 #include "core/vm/lua_json.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_FIELDS = 32, MAX_LINE = 4096 };
+enum { MAX_FIELDS = 32, MAX_LINE = 4096, RUN_LINES = 100, RUN_LINES_A_SECOND = 10 };
 
 static int by_name(const void *a, const void *b)
 {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* A line of the run that goes on now, or of none. */
+static bool may_log(struct mp_run *run)
+{
+    if (!run)
+        return true;
+    struct run_log *l = &run->log;
+    if (l->left < 1) {
+        uint64_t now = mp_clock_mono_ns();
+        l->left = l->since_ns ? l->left + (double)(now - l->since_ns) / 1e9 * RUN_LINES_A_SECOND : RUN_LINES;
+        l->left = l->left < RUN_LINES ? l->left : RUN_LINES;
+        l->since_ns = now;
+    }
+    if (l->left < 1) {
+        l->dropped++;
+        return false;
+    }
+    l->left -= 1;
+    lua_log_end(run);
+    return true;
+}
+
+void lua_log_end(struct mp_run *run)
+{
+    if (run->log.dropped)
+        mp_warn("script: %llu lines were not logged: a request may log %d, then %d a second request=%s",
+                (unsigned long long)run->log.dropped, RUN_LINES, RUN_LINES_A_SECOND, run->x ? run->x->id : "-");
+    run->log.dropped = 0;
+}
+
+void lua_log_print(void *script, const char *where, const char *text, size_t n)
+{
+    struct mp_script *s = script;
+    if (may_log(s->current))
+        mp_info("%s: %.*s", where, (int)(n < MAX_LINE ? n : MAX_LINE), text);
 }
 
 /* " key=value" of the field whose key stands at the top; the table is at 2. -0 +0 */
@@ -43,7 +80,7 @@ static int lua_log(lua_State *L)
         return luaL_error(L, "mp.log: text must be a string, not a %s", luaL_typename(L, 1));
     if (!lua_isnoneornil(L, 2) && lua_type(L, 2) != LUA_TTABLE)
         return luaL_error(L, "mp.log: fields must be a table, not a %s", luaL_typename(L, 2));
-    if (!mp_log_enabled(level))
+    if (!mp_log_enabled(level) || !may_log(s->current))
         return 0;
     lua_settop(L, 2);
     for (lua_pushnil(L); lua_istable(L, 2) && lua_next(L, 2) && n < MAX_FIELDS; lua_pop(L, 1))

@@ -223,6 +223,7 @@ static void run_end(struct mp_run *run, enum mp_cancel reason)
     if (run->over)
         return;
     run->over = true;
+    lua_log_end(run);
     cancel_all(run, reason);
     lua_req_forget(run);
     lua_res_forget(run);

@@ -39,6 +39,12 @@ struct mp_task {          /* one coroutine of a run: the handler's, or a functio
     uint32_t index; /* in the group */
 };
 
+struct run_log { /* how much a run may write into the log: see lua_log.c */
+    double left;
+    uint64_t since_ns; /* when `left` was counted; 0: nothing was logged yet */
+    uint64_t dropped;  /* lines, since the last one that went out */
+};
+
 enum answer_mode {
     ANSWER_OPEN,   /* nothing was sent */
     ANSWER_EVENTS, /* res:events() began an answer by hand */
@@ -78,6 +84,7 @@ struct mp_run {
     int status; /* res:status, or 0 */
     struct mp_stream *pump;
     int pump_ref;
+    struct run_log log;
     struct mp_buf scratch; /* for C that may raise while it builds text */
 };
 
@@ -100,6 +107,10 @@ void answer_header(struct mp_run *run, const char *name, size_t name_n, const ch
                    bool replace);
 /* NULL when the header may be set, else why not. */
 const char *answer_header_refusal(const char *name, size_t name_n, const char *value, size_t value_n);
+
+/* lua_log.c: print of a VM; a line on what a run that ends was not allowed to log. */
+void lua_log_print(void *script, const char *where, const char *text, size_t n);
+void lua_log_end(struct mp_run *run);
 
 /* lua_req.c, lua_res.c, lua_stream.c */
 void lua_req_push(lua_State *L, struct mp_run *run);      /* -0 +1 */

@@ -1,5 +1,5 @@
 /* core/script/script.c — see script.h: makes a VM, puts the API into it, runs the configuration. */
-#include "core/script/script.h"
+#include "core/script/run_impl.h"
 
 #include "core/base/log.h"
 #include "core/base/mem.h"
@@ -138,8 +138,12 @@ static int open_api(lua_State *L)
 struct mp_script *mp_script_new(struct mp_sources *sources, const struct mp_script_options *options, struct mp_err *err)
 {
     struct mp_script *s = mp_calloc(sizeof *s);
-    struct mp_vm_opts opts = {
-        .memory = options->memory, .gc_stress = options->collect_always, .loader = load_module, .loader_ctx = s};
+    struct mp_vm_opts opts = {.memory = options->memory,
+                              .gc_stress = options->collect_always,
+                              .loader = load_module,
+                              .loader_ctx = s,
+                              .print = lua_log_print,
+                              .print_ctx = s};
     s->magic = MAGIC;
     s->sources = sources;
     s->phase = MP_PHASE_LOAD;

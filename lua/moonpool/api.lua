@@ -9,7 +9,7 @@
 --- callbacks and the bodies of required modules.
 ---
 --- A handler has 10 ms of CPU time between two waits, 100 ms in all and 16 MiB (mp.server's `limits`); past them it is stopped and the
---- client gets 500 with code "cpu_limit" or "memory_limit". Variables outside of functions belong to one worker: there are several.
+--- client gets 500 with code "cpu_limit" or "memory_limit" (all of it: lua/moonpool/README.md). It may log 100 lines, then 10 a second. Variables outside of functions belong to one worker: there are several.
 ---
 --- Of Lua's own library there is: the base functions without dofile, loadfile, getfenv, setfenv, newproxy, collectgarbage; string, table,
 --- math, bit, coroutine; os.time, os.date, os.clock, os.difftime; require, from the configuration's folder. `print` goes to the log.
