@@ -22,6 +22,10 @@ static int run_gateway(int argc, char **argv)
             o.restore = true;
             continue;
         }
+        if (strcmp(argv[i], "--watch") == 0) {
+            o.watch = true;
+            continue;
+        }
         if (!value)
             break;
         if (strcmp(argv[i], "--ctl-fd") == 0)
@@ -60,5 +64,5 @@ static int run_gateway(int argc, char **argv)
 
 const struct mp_cmd mp_cmd_gateway = {
     "_gateway",
-    "--ctl-fd N --parent-fd N --state DIR [--drain S] [--grace S] [--listen ADDRESS]... [--restore] -- CONF",
+    "--ctl-fd N --parent-fd N --state DIR [--drain S] [--grace S] [--listen ADDRESS]... [--watch] [--restore] -- CONF",
     "the gateway process of `moonpool serve`", NULL, run_gateway};

@@ -63,6 +63,10 @@ static int run_serve(int argc, char **argv)
             options = false;
             continue;
         }
+        if (strcmp(a, "--watch") == 0) {
+            o.watch = true;
+            continue;
+        }
         if (strcmp(a, "--listen") != 0 && strcmp(a, "--state") != 0 && strcmp(a, "--runtime") != 0 &&
             strcmp(a, "--drain") != 0 && strcmp(a, "--grace") != 0 && strcmp(a, "--engine-linger") != 0)
             return mp_cli_usage(&mp_cmd_serve, "unknown option '%s'", a);
@@ -113,17 +117,19 @@ out:
 
 const struct mp_cmd mp_cmd_serve = {
     "serve",
-    "[--listen ADDRESS]... [--state DIR] [--runtime DIR] [--drain SECONDS] [--grace SECONDS] [--engine-linger "
+    "[--watch] [--listen ADDRESS]... [--state DIR] [--runtime DIR] [--drain SECONDS] [--grace SECONDS] [--engine-linger "
     "SECONDS]\n"
     "       CONF",
     "serves the endpoints and models of a configuration",
     "  --listen ADDRESS   instead of the configuration's addresses: 127.0.0.1:7171, [::1]:0 (0: any free port)\n"
+    "  --watch            reload when a file of the configuration changes\n"
     "  --state DIR        what must outlive the server; default $STATE_DIRECTORY, $XDG_STATE_HOME/moonpool,\n"
     "                     ~/.local/state/moonpool. One server at a time\n"
     "  --runtime DIR      sockets; default $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/moonpool, a private folder under /tmp\n"
     "  --drain SECONDS    how long running requests may go on at a stop (300)\n"
     "  --grace SECONDS    how long connections are still accepted at a stop, while /readyz says 503 (0)\n"
     "  --engine-linger SECONDS  how long an engine stays when nothing is loaded and nothing is asked (60)\n\n"
+    "SIGHUP: reloads the configuration, as `moonpool reload` does; the outcome is in the log.\n"
     "SIGTERM or SIGINT: stops, letting running requests end; a second one: at once.\n"
     "Prints `ready http://ADDRESS` on stderr once requests are accepted and models with min_replicas >= 1 are loaded.\n"
     "Exit codes: 0 stopped as told; 1 failed; 2 bad command line, configuration, model file, or an address is taken.\n",

@@ -76,6 +76,8 @@ struct supervisor {
     char *admin_path; /* of the admin socket, which outlives gateways; NULL until one asked for it */
     int admin;
     bool ever_ready; /* a gateway said so: from now on it comes back with its snapshot */
+    bool ready;      /* the one that runs now did */
+    bool reload;     /* SIGHUP came while none was ready: it is told when it is */
     bool stopping;
     uint64_t kill_at; /* while stopping: when patience ends */
     int exit_code;
@@ -96,6 +98,7 @@ static void become(const char *name, char *const *argv, const int *keep, uint32_
         _exit(MP_EXIT_FAILED);
     if (niceness)
         setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + niceness);
+    signal(SIGHUP, SIG_IGN); /* until the child looks for it */
     null = open("/dev/null", O_RDONLY);
     if (null > 0)
         dup2(null, 0), close(null);
@@ -131,6 +134,7 @@ static void gateway_start(struct supervisor *s)
     if (s->ctl >= 0)
         close(s->ctl);
     s->ctl = -1;
+    s->ready = false;
     for (uint32_t i = 0; i < s->n_addresses; i++)
         s->addresses[i].wanted = false;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0) {
@@ -150,6 +154,8 @@ static void gateway_start(struct supervisor *s)
         argv[n++] = "--listen";
         argv[n++] = (char *)s->o->listen[i];
     }
+    if (s->o->watch)
+        argv[n++] = "--watch";
     if (s->ever_ready)
         argv[n++] = "--restore";
     argv[n++] = "--";
@@ -353,8 +359,11 @@ static void on_ctl(struct supervisor *s)
         answer(s, &m, &s->admin, 1);
         break;
     case MP_CTL_READY:
-        s->ever_ready = true;
+        s->ever_ready = s->ready = true;
         addresses_sweep(s);
+        if (s->reload)
+            kill(s->gateway.pid, SIGHUP);
+        s->reload = false;
         break;
     default: mp_warn("the gateway sent an unknown control message %u", m.type);
     }
@@ -409,7 +418,9 @@ static void on_signal(struct supervisor *s)
                 stop_begin(s, MP_EXIT_OK);
             }
         } else if (info.ssi_signo == SIGHUP) {
-            mp_warn("SIGHUP: reloading is not built yet: nothing changes");
+            s->reload = !s->ready;
+            if (s->ready)
+                signal_child(&s->gateway, SIGHUP);
         } /* SIGCHLD: reap() looks anyway */
 }
 
@@ -449,6 +460,7 @@ static void child_ended(struct supervisor *s, struct child *c, int status)
     char how[64];
     describe(status, how);
     c->pid = 0;
+    s->ready &= !gateway;
     if (s->stopping) {
         int sig = WIFSIGNALED(status) ? WTERMSIG(status) : 0; /* ours, when it came before the child was set up */
         if (status != 0 && sig != SIGTERM && sig != MP_CONTROL_STOP_SIGNAL) {

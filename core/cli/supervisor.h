@@ -4,6 +4,7 @@
 #define MP_SUPERVISOR_H
 #include "core/base/err.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct mp_supervisor_options {
@@ -12,6 +13,7 @@ struct mp_supervisor_options {
     const char *runtime;       /* absolute */
     const char *const *listen; /* --listen: instead of the configuration's; each was parsed once */
     uint32_t n_listen;
+    bool watch;           /* --watch */
     double drain;         /* seconds that running requests get at a stop */
     double grace;         /* seconds from "not ready" to the end of accepting at a stop */
     double engine_linger; /* seconds after which an engine with nothing to do ends */

@@ -96,13 +96,6 @@ static int read_deadline(const struct mp_req *req, uint64_t *out, struct mp_err 
     return 0;
 }
 
-static void unpin(struct answer *a)
-{
-    const struct mp_gateway *g = a->worker->gateway;
-    if (mp_generation_unpin(a->generation))
-        mp_evloop_post(g->control, g->on_idle_generation, a->generation);
-}
-
 static void release(struct answer *a)
 {
     if (a->running || !a->req_done)
@@ -110,7 +103,7 @@ static void release(struct answer *a)
     stop_time_limit(a);
     if (a->counted)
         mp_limit_leave(a->limit);
-    unpin(a);
+    mp_gateway_unpin(a->worker->gateway, a->generation);
     mp_free(a);
 }
 

@@ -6,7 +6,10 @@
 #include "core/base/mem.h"
 #include "core/gateway/ctl.h"
 #include "core/gateway/ready.h"
+#include "core/gateway/reload.h"
 #include "core/gateway/snapshot.h"
+#include "core/gateway/sockets.h"
+#include "core/gateway/watch.h"
 #include "core/gateway/worker.h"
 
 #include <errno.h>
@@ -26,15 +29,19 @@ struct control {
     const struct mp_control_options *o;
     struct mp_gateway shared;
     struct mp_evloop *loop;
-    struct mp_generation *generation; /* the active one */
+    struct mp_generation *first; /* until the reloader has it */
+    struct mp_reloader *reloader;
+    struct mp_watcher *watcher; /* --watch */
     struct mp_worker workers[MP_CTL_MAX_FDS];
     uint32_t n_workers;
-    struct mp_address addresses[MP_WORKER_MAX_LISTEN]; /* with their real ports */
+    struct mp_sockets sockets;
+    struct mp_address addresses[MP_WORKER_MAX_LISTEN]; /* of sockets: with their real ports */
     uint32_t n_addresses;
 
     uv_poll_t signals, parent; /* of signal_fd and o->parent_fd */
     uv_timer_t timer;          /* of the stop */
     int signal_fd;
+    pid_t supervisor;
     uint64_t started_ns;
     bool ready;       /* the ready block was printed */
     bool stopping;    /* told to stop */
@@ -70,9 +77,11 @@ static void check_ready(struct control *c)
         c->ready = true;
         mp_ctl_send(c->o->ctl_fd, &m, NULL, 0);
         if (c->o->restore)
-            mp_info("back with generation %ju, all models as before", (uintmax_t)mp_generation_number(c->generation));
+            mp_info("back with generation %ju, all models as before",
+                    (uintmax_t)mp_generation_number(mp_reload_active(c->reloader)));
         else
-            mp_ready_print(mp_generation_config(c->generation), c->shared.pool, c->addresses, c->n_addresses);
+            mp_ready_print(mp_generation_config(mp_reload_active(c->reloader)), c->shared.pool, c->addresses,
+                           c->n_addresses);
     }
 }
 
@@ -91,14 +100,35 @@ static void on_changed(void *user, struct mp_pool_model *m)
     struct control *c = user;
     if (!c->ready && mp_clock_mono_ns() - c->started_ns > UINT64_C(1000000000))
         mp_ready_progress(m);
+    mp_reloader_changed(c->reloader);
     check_ready(c);
 }
 
 static const struct mp_models_events models_events = {on_declared, on_changed};
 
-static void on_idle_generation(void *generation)
+/* ---- reloads ---- */
+
+/* A generation is about to serve. */
+static int use(void *user, struct mp_generation *g, struct mp_err *err)
 {
-    mp_generation_free(generation);
+    struct control *c = user;
+    return mp_models_declare(c->shared.models, mp_generation_config(g), err);
+}
+
+static void note_addresses(struct control *c)
+{
+    c->n_addresses = c->sockets.n;
+    for (uint32_t i = 0; i < c->sockets.n; i++)
+        c->addresses[i] = c->sockets.list[i].real;
+}
+
+static void on_reload_ended(void *user, bool ok, const struct mp_sources *sources)
+{
+    struct control *c = user;
+    (void)ok;
+    note_addresses(c);
+    if (c->watcher)
+        mp_watcher_look(c->watcher, mp_generation_sources(mp_reload_active(c->reloader)), sources);
 }
 
 /* ---- the stop ---- */
@@ -146,6 +176,13 @@ static void on_signal(uv_poll_t *h, int status, int events)
     (void)status;
     (void)events;
     while (read(c->signal_fd, &info, sizeof info) == (ssize_t)sizeof info) {
+        if (info.ssi_signo == SIGHUP) {
+            if (!c->stopping)
+                mp_reload_poke(c->reloader, "SIGHUP");
+            continue;
+        }
+        if ((pid_t)info.ssi_pid != c->supervisor)
+            continue;
         if (c->stopping || !(c->ready || c->o->restore)) { /* a second one; or nobody was promised anything yet */
             stop_at_once(c, EXIT_OK);
             return;
@@ -172,9 +209,13 @@ static void on_parent(uv_poll_t *h, int status, int events)
 
 /* ---- the start ---- */
 
-static int read_sources(const struct mp_control_options *o, struct mp_sources **out, struct mp_err *err)
+static int read_sources(const struct mp_control_options *o, uint64_t *number, struct mp_sources **out,
+                        struct mp_err *err)
 {
-    return o->restore ? mp_snapshot_load(o->state, out, err) : mp_sources_open(out, o->conf, err);
+    if (!o->restore)
+        return mp_sources_open(out, o->conf, err);
+    int rc = mp_snapshot_get_active(o->state, number, err);
+    return rc < 0 ? rc : mp_snapshot_load(o->state, *number, NULL, out, err);
 }
 
 /* Prints what is wrong with the configuration, all of it, as `moonpool check` would. */
@@ -194,18 +235,15 @@ static int build_generation(struct control *c, struct mp_err *err)
     struct mp_generation_options options = {.number = 1, .lenient_files = c->o->restore};
     struct mp_sources *sources = NULL;
     struct mp_problems problems = {0};
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    int rc = read_sources(c->o, &sources, err);
+    int rc = read_sources(c->o, &options.number, &sources, err);
     if (rc < 0)
         goto out;
-    rc = mp_generation_build(&c->generation, sources, &options, &problems);
+    rc = mp_generation_build(&c->first, sources, &options, &problems);
     if (rc < 0)
         goto out;
     sources = NULL; /* the generation's now */
-    c->n_workers = mp_generation_config(c->generation)->server.workers;
-    if (c->n_workers == 0)
-        c->n_workers = cores > 3 ? (uint32_t)(cores / 2 < MP_CTL_MAX_FDS ? cores / 2 : MP_CTL_MAX_FDS) : 1;
-    rc = mp_generation_open(c->generation, c->n_workers, &problems);
+    c->n_workers = mp_reload_workers(mp_generation_config(c->first));
+    rc = mp_generation_open(c->first, c->n_workers, &problems);
 out:
     print_problems(&problems);
     mp_sources_free(sources);
@@ -213,49 +251,25 @@ out:
     return rc;
 }
 
-static int add_address(struct control *c, const char *text, bool given, struct mp_err *err)
+static int get_sockets(struct control *c)
 {
-    struct mp_address *a = &c->addresses[c->n_addresses];
-    int rc = c->n_addresses == MP_WORKER_MAX_LISTEN
-                 ? mp_err_set(err, MP_ELIMIT, "more than %d addresses to listen on", MP_WORKER_MAX_LISTEN)
-                 : mp_address_parse(a, text, err);
-    if (rc == 0 && !a->loopback)
-        rc = mp_err_set(
-            err, MP_EINVAL,
-            "%s%s: without API keys moonpool listens on loopback only (127.0.0.1, [::1]), and keys are not yet "
-            "built",
-            given ? "--listen " : "mp.server: listen ", text);
-    if (rc == 0)
-        c->n_addresses++;
-    return rc;
-}
-
-static int get_sockets(struct control *c, struct mp_err *err)
-{
-    const struct mp_config *config = mp_generation_config(c->generation);
-    int fds[MP_CTL_MAX_FDS], rc = 0;
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < c->o->n_listen && rc == 0; i++)
-        rc = add_address(c, c->o->listen[i], true, err);
-    for (uint32_t i = 0; i < config->server.n_listen && rc == 0 && c->o->n_listen == 0; i++)
-        rc = add_address(c, config->server.listen[i].text, false, err);
-    for (uint32_t i = 0; i < c->n_addresses && rc == 0; i++) {
-        struct mp_ctl_msg m = {.type = MP_CTL_LISTEN, .count = c->n_workers, .address = c->addresses[i]};
-        rc = mp_ctl_ask(c->o->ctl_fd, &m, fds, &n, err);
-        if (rc == 0 && n != c->n_workers)
-            rc = mp_err_set(err, MP_EINTERNAL, "the supervisor gave %u sockets for %u workers", n, c->n_workers);
-        if (rc < 0)
-            break;
-        c->addresses[i] = m.address;
-        for (uint32_t k = 0; k < n; k++)
-            c->workers[k].listen[c->workers[k].n_listen++] = fds[k];
-    }
+    const struct mp_sockets_options o = {
+        .ctl_fd = c->o->ctl_fd, .workers = c->n_workers, .given = c->o->listen, .n_given = c->o->n_listen};
+    struct mp_problems problems = {0};
+    int rc = mp_sockets_get(&c->sockets, &o, mp_generation_config(c->first), NULL, &problems);
+    for (uint32_t i = 0; i < problems.n; i++)
+        fprintf(stderr, "moonpool serve: %s\n", problems.list[i].message);
+    mp_problems_free(&problems);
+    note_addresses(c);
+    for (uint32_t k = 0; k < c->n_workers; k++)
+        for (uint32_t i = 0; i < c->sockets.n; i++)
+            c->workers[k].listen[c->workers[k].n_listen++] = c->sockets.list[i].fds[k];
     return rc;
 }
 
 static int get_engines(struct control *c, struct mp_err *err)
 {
-    const struct mp_config *config = mp_generation_config(c->generation);
+    const struct mp_config *config = mp_generation_config(c->first);
     for (uint32_t i = 0; i < config->n_models; i++) {
         const char *group = mp_models_group(&config->models[i], err);
         struct mp_ctl_msg m = {.type = MP_CTL_ENGINE};
@@ -271,7 +285,7 @@ static int get_engines(struct control *c, struct mp_err *err)
         if (!mp_models_add_engine(c->shared.models, group, m.text))
             return mp_err_set(err, MP_ELIMIT, "too many device groups");
     }
-    return mp_models_declare(c->shared.models, config, err);
+    return use(c, c->first, err);
 }
 
 /* As many descriptors as the workers may have connections; fewer connections where the system does not give them. */
@@ -299,7 +313,7 @@ static int start_workers(struct control *c, struct mp_err *err)
         struct mp_worker *w = &c->workers[i];
         w->gateway = &c->shared;
         w->index = i;
-        w->generation = c->generation;
+        w->generation = mp_reload_active(c->reloader);
         rc = mp_worker_start(w, err);
     }
     return rc;
@@ -316,45 +330,71 @@ static int block_signals(struct control *c, struct mp_err *err)
 {
     sigset_t set;
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGHUP, SIG_IGN); /* these three are the supervisor's to judge */
-    signal(SIGTERM, SIG_IGN);
+    signal(SIGTERM, SIG_IGN); /* these two are the supervisor's to judge */
     signal(SIGINT, SIG_IGN);
+    signal(SIGUSR1, SIG_IGN);
     sigemptyset(&set);
     sigaddset(&set, MP_CONTROL_STOP_SIGNAL);
+    sigaddset(&set, SIGHUP);
     if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0 ||
         (c->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK)) < 0)
         return mp_err_errno(err, MP_EIO, "cannot watch for signals");
+    signal(SIGHUP, SIG_DFL); /* ignored from before it ran: blocked now, it waits to be read */
+    c->supervisor = getppid();
     return 0;
+}
+
+static void start_reloader(struct control *c)
+{
+    const struct mp_reload_options o = {.gateway = &c->shared,
+                                        .workers = c->workers,
+                                        .n_workers = c->n_workers,
+                                        .conf = c->o->conf,
+                                        .state = c->o->state,
+                                        .ctl_fd = c->o->ctl_fd,
+                                        .listen = c->o->listen,
+                                        .n_listen = c->o->n_listen,
+                                        .sockets = &c->sockets,
+                                        .use = use,
+                                        .ended = on_reload_ended,
+                                        .user = c};
+    c->reloader = mp_reloader_new(&o, mp_move(&c->first));
+    if (c->o->watch) {
+        c->watcher = mp_watcher_new(c->loop, c->reloader);
+        mp_watcher_look(c->watcher, mp_generation_sources(mp_reload_active(c->reloader)), NULL);
+    }
 }
 
 static int start(struct control *c, struct mp_err *err)
 {
     int rc = build_generation(c, err);
     if (rc == 0)
-        rc = get_sockets(c, err);
+        rc = get_sockets(c);
     if (rc == 0)
         rc = get_engines(c, err);
-    if (rc == 0 && !c->o->restore)
-        rc = mp_snapshot_save(c->o->state, mp_generation_sources(c->generation), err);
     if (rc == 0)
+        rc = mp_reload_first(c->o->state, c->first, c->o->restore, err);
+    if (rc == 0) {
+        start_reloader(c);
         rc = start_workers(c, err);
+    }
     return rc;
 }
 
 static void stop(struct control *c)
 {
     uv_handle_t *handles[] = {(uv_handle_t *)&c->signals, (uv_handle_t *)&c->parent, (uv_handle_t *)&c->timer};
-    for (uint32_t i = 0; i < c->n_workers; i++) {
+    mp_watcher_free(c->watcher);
+    mp_reloader_close(c->reloader);
+    for (uint32_t i = 0; i < c->n_workers; i++)
         mp_worker_end(&c->workers[i]);
-        for (uint32_t k = 0; k < c->workers[i].n_listen; k++)
-            close(c->workers[i].listen[k]);
-    }
+    mp_sockets_close(&c->sockets);
     mp_models_free(c->shared.models);
     for (size_t i = 0; i < MP_COUNT(handles); i++)
         uv_close(handles[i], NULL);
     mp_evloop_free(c->loop);
-    if (c->generation && mp_generation_retire(c->generation))
-        mp_generation_free(c->generation);
+    mp_reloader_free(c->reloader);
+    mp_generation_free(c->first);
     mp_pool_free(c->shared.pool);
     close(c->signal_fd);
 }
@@ -377,7 +417,6 @@ int mp_control_run(const struct mp_control_options *options)
     c->shared.control = c->loop;
     c->shared.pool = mp_pool_new();
     c->shared.models = mp_models_new(c->loop, c->shared.pool, &models_events, c);
-    c->shared.on_idle_generation = on_idle_generation;
     mp_net_limits_init(&c->shared.limits);
     watch(c, &c->signals, c->signal_fd, on_signal);
     watch(c, &c->parent, options->parent_fd, on_parent);

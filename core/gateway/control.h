@@ -6,9 +6,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* What the supervisor sends to have the gateway stop; a second one: at once. Not SIGTERM, which reaches every process when a
- * service manager stops a group, or someone a gateway alone: stopping shuts the listening sockets for all who hold them. */
-#define MP_CONTROL_STOP_SIGNAL SIGUSR1
+/* What the supervisor sends to have the gateway stop; a second one: at once. Taken from its parent only: stopping shuts the listening sockets
+ * for all who hold them, which is not for a stray kill to do; and a queued signal, so that none hides another. */
+#define MP_CONTROL_STOP_SIGNAL (SIGRTMIN + 1)
 
 struct mp_control_options {
     const char *conf;          /* path, as the user wrote it */
@@ -18,6 +18,7 @@ struct mp_control_options {
     const char *const *listen; /* instead of the configuration's addresses */
     uint32_t n_listen;
     double drain, grace; /* seconds, at a stop */
+    bool watch;          /* reload when a file of the configuration changes */
     bool restore;        /* after a crash: from the snapshot, not from what lies on disk now */
 };
 

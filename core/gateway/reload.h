@@ -17,6 +17,9 @@
 #include <stdint.h>
 
 struct mp_reloader;
+struct mp_gateway;
+struct mp_sockets;
+struct mp_worker;
 
 enum mp_reload_what {
     MP_RELOAD,          /* what lies on disk */
@@ -42,5 +45,36 @@ struct mp_generation *mp_reload_active(const struct mp_reloader *r); /* serves n
 /* Appends a JSON array, newest first: {"generation", "active", "since" (Unix seconds: when it last became active), "hash" (of its sources,
  * hex), "models", "endpoints", "memory" (is it in memory?), "bytes" (of its VMs), "requests" (that still run in it), "draining"}. */
 void mp_reload_list(struct mp_reloader *r, struct mp_buf *json);
+
+/* ---- for control.c ---- */
+
+struct mp_reload_options {
+    struct mp_gateway *gateway;
+    struct mp_worker *workers;
+    uint32_t n_workers;
+    const char *conf, *state;
+    int ctl_fd;                /* the builder thread's from now on, but for sending */
+    const char *const *listen; /* --listen: instead of a configuration's addresses */
+    uint32_t n_listen;
+    struct mp_sockets *sockets; /* what is listened on now: kept up to date here */
+    /* A generation is about to serve: models, policies, jobs. Just before the workers are told. */
+    int (*use)(void *user, struct mp_generation *g, struct mp_err *err);
+    /* A reload ended, one way or the other; sources: what it read, NULL when it read nothing. For the watcher. */
+    void (*ended)(void *user, bool ok, const struct mp_sources *sources);
+    void *user;
+};
+
+uint32_t mp_reload_workers(
+    const struct mp_config *c); /* how many a configuration wants; where it says nothing: the machine's cores say */
+/* The number and the snapshot of a server's first generation: when a generation of the same sources was active last it is that one again.
+ * restored: a gateway that came back with its active generation. Blocks: at the start only. */
+int mp_reload_first(const char *state, struct mp_generation *g, bool restored, struct mp_err *err);
+/* Options are copied, what they point to is borrowed. first: what serves. Before the workers start. */
+struct mp_reloader *mp_reloader_new(const struct mp_reload_options *options, struct mp_generation *first);
+void mp_reloader_changed(struct mp_reloader *r); /* a model's state changed: a preload may have ended. NULL is fine */
+/* No reload begins or ends any more, and the builder thread is gone. Before the workers end. NULL is fine. */
+void mp_reloader_close(struct mp_reloader *r);
+/* Frees every generation. When the workers have ended and the loop is freed. */
+void mp_reloader_free(struct mp_reloader *r);
 
 #endif

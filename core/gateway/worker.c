@@ -12,6 +12,12 @@
 #include <string.h>
 #include <sys/socket.h>
 
+void mp_gateway_unpin(const struct mp_gateway *g, struct mp_generation *generation)
+{
+    if (mp_generation_unpin(generation))
+        mp_evloop_post(g->control, g->on_idle_generation, g->on_idle_user);
+}
+
 static int set_up(struct mp_worker *w)
 {
     const struct mp_gateway *g = w->gateway;
@@ -77,6 +83,81 @@ static void on_declared(void *arg)
 void mp_worker_declared(struct mp_worker *w)
 {
     mp_evloop_post(w->loop, on_declared, w);
+}
+
+struct told { /* something that a worker is told */
+    struct mp_worker *worker;
+    void *what;
+};
+
+static void tell(struct mp_worker *w, void (*fn)(void *arg), void *what)
+{
+    struct told *t = mp_malloc(sizeof *t);
+    *t = (struct told){w, what};
+    mp_evloop_post(w->loop, fn, t);
+}
+
+static void on_engine(void *arg)
+{
+    struct told *t = arg;
+    struct mp_worker *w = t->worker;
+    struct mp_engine *e = t->what;
+    uint32_t i = 0;
+    while (i < MP_COUNT(w->calls) && w->calls[i])
+        i++;
+    if (i < MP_COUNT(w->calls)) { /* as many as there may be engines */
+        w->calls[i] = mp_calls_new(w->loop, e);
+        mp_pool_port_bind(w->port, mp_engine_slot(e), w->calls[i]);
+    }
+    mp_free(t);
+}
+
+void mp_worker_engine(struct mp_worker *w, struct mp_engine *e)
+{
+    tell(w, on_engine, e);
+}
+
+static bool among(int fd, const int *fds, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (fds[i] == fd)
+            return true;
+    return false;
+}
+
+static void on_swap(void *arg)
+{
+    struct mp_worker_swap *s = arg;
+    struct mp_worker *w = s->worker;
+    struct mp_err err = {0};
+    for (uint32_t i = 0; i < w->n_listen; i++)
+        if (!among(w->listen[i], s->listen, s->n_listen))
+            mp_server_unlisten(w->server, w->listen[i]);
+    for (uint32_t i = 0; i < s->n_listen; i++)
+        if (!among(s->listen[i], w->listen, w->n_listen) && mp_server_listen(w->server, s->listen[i], &err) < 0)
+            mp_error("worker %u does not accept connections on a new address: %s", w->index, err.message);
+    memcpy(w->listen, s->listen, s->n_listen * sizeof s->listen[0]);
+    w->n_listen = s->n_listen;
+    w->generation = s->generation;
+    s->done(s->user);
+}
+
+void mp_worker_swap(struct mp_worker *w, struct mp_worker_swap *s)
+{
+    s->worker = w;
+    mp_evloop_post(w->loop, on_swap, s);
+}
+
+static void on_expire(void *arg)
+{
+    struct told *t = arg;
+    mp_script_worker_cancel(t->worker->script, t->what, MP_CANCEL_SHUTDOWN);
+    mp_free(t);
+}
+
+void mp_worker_expire(struct mp_worker *w, struct mp_generation *g)
+{
+    tell(w, on_expire, g);
 }
 
 static void on_gone(void *arg)

@@ -17,9 +17,13 @@ struct mp_gateway {
     struct mp_models *models;
     struct mp_net_limits limits;
     _Atomic bool draining; /* control writes, workers read */
-    /* On the control thread, posted: the last request of a retired generation ended. */
-    void (*on_idle_generation)(void *gateway_generation);
+    /* On the control thread, posted: nothing pins some retired generation any more. */
+    void (*on_idle_generation)(void *user);
+    void *on_idle_user;
 };
+
+/* Any thread: a request (or a job's run) of the generation has ended. */
+void mp_gateway_unpin(const struct mp_gateway *g, struct mp_generation *generation);
 
 enum { MP_WORKER_MAX_LISTEN = 16 };
 
@@ -27,8 +31,9 @@ struct mp_worker {
     const struct mp_gateway *gateway;
     uint32_t index;
     pthread_t thread;
-    struct mp_evloop *loop;           /* made and freed by control; control posts to it while the worker lives */
-    int listen[MP_WORKER_MAX_LISTEN]; /* its share of each address's sockets; closed by control */
+    struct mp_evloop *loop; /* made and freed by control; control posts to it while the worker lives */
+    int listen
+        [MP_WORKER_MAX_LISTEN]; /* its share of each address's sockets; closed by control. Since it started: the worker's thread only */
     uint32_t n_listen;
 
     sem_t started; /* the worker posts it once: err says how it went */
@@ -48,6 +53,21 @@ struct mp_worker {
 /* Control thread. gateway, index, listen and generation are set; runs the thread and waits until it accepts requests. */
 int mp_worker_start(struct mp_worker *w, struct mp_err *err);
 void mp_worker_declared(struct mp_worker *w); /* an engine knows its models (again): calls that waited go out */
+/* A new engine, known to mp_models: its models' calls go over a link of their own from now on. */
+void mp_worker_engine(struct mp_worker *w, struct mp_engine *e);
+
+/* The next generation, and the sockets that go with it, in one turn of the worker's loop: after that no new request gets the old one. */
+struct mp_worker_swap { /* the caller's until done was called */
+    struct mp_generation *generation;
+    int listen[MP_WORKER_MAX_LISTEN];
+    uint32_t n_listen;
+    void (*done)(void *user); /* on the worker's thread */
+    void *user;
+    struct mp_worker *worker; /* set by mp_worker_swap */
+};
+void mp_worker_swap(struct mp_worker *w, struct mp_worker_swap *s);
+/* Ends what still runs in an old generation: an open stream ends with an error event, others get 503. */
+void mp_worker_expire(struct mp_worker *w, struct mp_generation *g);
 /* Stops accepting; running requests go on. gone is posted once, on the worker's thread, when none is left. */
 void mp_worker_drain(struct mp_worker *w, void (*gone)(void *user), void *user);
 void mp_worker_cancel(struct mp_worker *w); /* running handlers end: 503, or an error event in an open stream */

@@ -214,6 +214,11 @@ const struct mp_source *mp_sources_by_name(const struct mp_sources *s, const cha
     return f && f->data ? f : NULL;
 }
 
+const struct mp_source *mp_sources_at(const struct mp_sources *s, size_t i)
+{
+    return i < s->n ? s->files[i] : NULL;
+}
+
 void mp_sources_freeze(struct mp_sources *s)
 {
     s->frozen = true;

@@ -38,6 +38,8 @@ int mp_sources_read(struct mp_sources *s, const char *path, const struct mp_sour
 int mp_sources_find(struct mp_sources *s, const char *path, const struct mp_source **out, struct mp_err *err);
 /* The file with that message name ("conf/moonpool.lua"), or NULL. Never reads. */
 const struct mp_source *mp_sources_by_name(const struct mp_sources *s, const char *name);
+/* Each file in turn, those that were looked for and not there with data NULL; NULL behind the last. */
+const struct mp_source *mp_sources_at(const struct mp_sources *s, size_t i);
 void mp_sources_freeze(struct mp_sources *s);
 
 /* SHA-256 over names and hashes of all files, in an order that does not depend on how they were read. */
