@@ -16,9 +16,9 @@ enum call_state { SENT, PREPARED, STARTED, ENDED };
 struct mp_call {
     uint32_t magic;
     enum call_state state;
-    struct mp_waiter waiter;  /* its place, or its place in the line */
-    uint64_t first_ns;        /* when its first text came; 0: not yet */
-    struct mp_call_args args; /* payload and stop strings are the call's own */
+    struct mp_waiter waiter;                /* its place, or its place in the line */
+    uint64_t started_ns, first_ns, last_ns; /* when it started; when its first and its latest text came; 0: not yet */
+    struct mp_call_args args;               /* payload and stop strings are the call's own */
     const struct mp_provider_ops *ops;
     void *link, *tag;
     bool *gone;   /* set by mp_call_free while an event runs */
@@ -86,6 +86,7 @@ static void end(struct mp_call *c)
 static void start(struct mp_call *c)
 {
     c->state = STARTED;
+    c->started_ns = mp_pool_now(c->args.model->pool);
     c->ops->go(c->link, c);
 }
 
@@ -214,8 +215,9 @@ bool mp_call_on_text(struct mp_call *c, const char *s, size_t n, const struct mp
     bool gone = false;
     if (c->state != STARTED)
         return false;
+    c->last_ns = mp_pool_now(c->args.model->pool);
     if (c->first_ns == 0)
-        c->first_ns = mp_pool_now(c->args.model->pool);
+        c->first_ns = c->last_ns;
     if (!c->args.events->text || n == 0)
         return true;
     c->gone = &gone;
@@ -233,7 +235,11 @@ void mp_call_on_done(struct mp_call *c, enum mp_msg_finish finish, const struct 
     if (c->state == ENDED)
         return;
     mp_queue_times(&c->waiter, now, &whole.queue_ns, &whole.load_ns);
-    whole.ttft_ns = (c->first_ns ? c->first_ns : now) - c->waiter.at_ns;
+    if (c->first_ns == 0) /* an answer without text */
+        c->first_ns = c->last_ns = now;
+    whole.prefill_ns = c->first_ns - c->started_ns;
+    whole.decode_ns = c->last_ns - c->first_ns;
+    whole.ttft_ns = c->first_ns - c->waiter.at_ns;
     end(c);
     c->args.events->done(c->args.user, finish, &whole);
 }

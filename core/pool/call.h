@@ -34,10 +34,11 @@ struct mp_call_progress {
         MP_CALL_OVER
     } phase; /* LOADING: waits while its model loads */
     enum mp_call_start_kind start;
-    uint32_t ahead;       /* QUEUED: calls before it */
-    uint64_t done, total; /* LOADING: bytes */
-    double waited;        /* seconds since mp_call_new until now, or until it started */
-    double expected;      /* seconds until it starts; 0: unknown */
+    uint32_t ahead;             /* QUEUED: calls before it */
+    uint64_t done, total;       /* LOADING: bytes */
+    double waited;              /* seconds since mp_call_new until now, or until it started */
+    uint64_t queue_ns, load_ns; /* of these: loading not counted, and while the model loaded */
+    double expected;            /* seconds until it starts; 0: unknown */
 };
 
 struct mp_call_events {

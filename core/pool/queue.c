@@ -363,6 +363,8 @@ void mp_queue_progress(const struct mp_waiter *w, uint64_t now_ns, struct mp_cal
     *out = (struct mp_call_progress){.phase = MP_CALL_OVER, .start = w->cold ? MP_START_COLD : MP_START_WARM};
     pthread_mutex_lock(&m->lock);
     out->waited = (double)since(w->at_ns, w->placed_ns ? w->placed_ns : now_ns) / 1e9;
+    out->load_ns = w->placed_ns ? w->loaded_ns : loaded(w, now_ns);
+    out->queue_ns = since(w->at_ns + out->load_ns, w->placed_ns ? w->placed_ns : now_ns);
     if (waits(w)) {
         out->phase = state_of(m) == MP_MODEL_LOADING ? MP_CALL_LOADING : MP_CALL_QUEUED;
         out->ahead = ahead_of(w);

@@ -238,9 +238,9 @@ static const struct mp_field endpoint_fields[] = {
      .doc = "plugins around this endpoint, inside those of mp.server"},
     {"max_body", MP_TYPE_BYTES, .min = 0, .max = 1073741824, .also = "body_limit max_body_size",
      .doc = "a request's body; default: limits.body"},
-    {"max_concurrency", MP_TYPE_INTEGER, .later = true, .min = 1, .max = 1000000, .also = "concurrency limit",
+    {"max_concurrency", MP_TYPE_INTEGER, .min = 1, .max = 1000000, .also = "concurrency limit",
      .doc = "requests at once, over all workers; more are refused with 429"},
-    {"timeout", MP_TYPE_SECONDS, .later = true, .min = 0.001, .max = 86400,
+    {"timeout", MP_TYPE_SECONDS, .min = 0.001, .max = 86400,
      .doc = "time a request may take in all, then 504"},
     {"half_close", MP_TYPE_BOOLEAN, .later = true, .doc = "a client that has closed its side is still answered"},
 };

@@ -1,6 +1,7 @@
 /* core/script/lua_model.c — a model as scripts hold it: model.name, model:chat{}, model:complete{}, model:status(). */
 #include "core/script/lua_model.h"
 
+#include "core/base/clock.h"
 #include "core/base/json.h"
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
@@ -266,24 +267,32 @@ struct mp_call *model_call(struct mp_run *run, const struct model_args *args, st
 {
     struct mp_call_args call = args->call;
     struct mp_exchange *x = run->x;
-    bool warm = mp_pool_model_state(call.model) == MP_MODEL_WARM;
-    if (x) {
-        call.deadline_ns = x->deadline_ns;
-        x->called.model = mp_pool_model_name(call.model);
-        x->called.cold = x->called.cold || !warm;
-    }
+    bool cold = mp_pool_model_state(call.model) != MP_MODEL_WARM;
+    struct mp_call_progress p = {0};
+    call.deadline_ns = x ? x->deadline_ns : 0;
     struct mp_call *c = mp_call_new(run->worker->port, &call, err);
-    if (!c)
+    if (c) {
+        mp_call_progress(c, mp_clock_mono_ns(), &p);
+        cold = p.start == MP_START_COLD;
+    } else {
         model_show_err(args->conf, err, 0);
+    }
+    if (x) {
+        x->called.model = mp_pool_model_name(call.model);
+        x->called.cold = x->called.cold || cold;
+        x->called.queue_known = x->called.queue_known || !c; /* refused at once: it did not wait */
+    }
     return c;
 }
 
-void model_note_wait(struct mp_run *run, const struct mp_usage *usage)
+void model_note_wait(struct mp_run *run, const struct mp_call *call)
 {
-    if (run && run->x) {
-        run->x->called.queue_known = true;
-        run->x->called.queue_ns += usage->queue_ns;
-    }
+    struct mp_call_progress p;
+    if (!run || !run->x || !call)
+        return;
+    mp_call_progress(call, mp_clock_mono_ns(), &p);
+    run->x->called.queue_known = true;
+    run->x->called.queue_ns += p.queue_ns;
 }
 
 /* ---- chat, complete ---- */
@@ -360,7 +369,7 @@ static void on_done(void *user, enum mp_msg_finish finish, const struct mp_usage
     struct whole *w = user;
     w->finish = finish;
     w->usage = *usage;
-    model_note_wait(w->pending.run, usage);
+    model_note_wait(w->pending.run, w->call);
     mp_run_wake(&w->pending, push_whole, w);
 }
 
@@ -369,6 +378,7 @@ static void on_failed(void *user, const struct mp_err *err, double retry_after)
     struct whole *w = user;
     w->err = *err;
     model_show_err(w->conf, &w->err, retry_after);
+    model_note_wait(w->pending.run, w->call);
     mp_run_wake(&w->pending, push_whole, w);
 }
 

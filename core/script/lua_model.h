@@ -15,8 +15,8 @@ struct model_args {
 bool model_read_args(lua_State *L, struct mp_run *run, const char *fn, bool chat, struct model_args *out);
 /* The call: every one of a run is made here. NULL with err when it is refused at once. */
 struct mp_call *model_call(struct mp_run *run, const struct model_args *args, struct mp_err *err);
-/* What a call says of its wait, for the answer's headers: once for each call, when it has started or ended. */
-void model_note_wait(struct mp_run *run, const struct mp_usage *usage);
+/* How long a call waited, for the answer's headers: once for each call, when it has started or ended. */
+void model_note_wait(struct mp_run *run, const struct mp_call *call);
 /* A call's error as scripts and clients see it: without the weights' path, and of a refusal with a time to try again. */
 void model_show_err(const struct mp_conf_model *conf, struct mp_err *err, double retry_after);
 /* Pushes { text, finish_reason, usage = { prompt_tokens, completion_tokens, device_seconds, queue_seconds, … } }. */

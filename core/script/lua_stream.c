@@ -326,7 +326,7 @@ void stream_pump_writable(struct mp_stream *s)
 static void note_wait(struct mp_stream *s)
 {
     if (!s->noted)
-        model_note_wait(s->run, &s->usage);
+        model_note_wait(s->run, s->call);
     s->noted = true;
 }
 
@@ -380,6 +380,7 @@ static void on_failed(void *user, const struct mp_err *err, double retry_after)
     struct mp_stream *s = user;
     s->err = *err;
     model_show_err(s->conf, &s->err, retry_after);
+    note_wait(s);
     end(s);
 }
 

@@ -116,6 +116,8 @@ function mp.model(name) end
 ---@field input? table<string, moonpool.Field | string> checked before the handler runs: the JSON body, or the query for GET and DELETE
 ---@field use? moonpool.Use plugins around this endpoint, inside those of mp.server
 ---@field max_body? moonpool.Bytes a larger body is 413; default: mp.server's limits.body
+---@field max_concurrency? integer requests at once, over all workers; one more is 429 with Retry-After, before its body is read
+---@field timeout? moonpool.Seconds a request's time in all; then 504, or an error event, and what it runs is cancelled
 
 --- What a handler returns: a table (JSON), a string (text), a stream (sent as server-sent events by C), mp.reply{…}, or nil and an error.
 --- Nothing only after res:events().

@@ -178,20 +178,31 @@ Call.__index = Call
 M.Call = Call
 
 local function usage(prompt, completion, ns)
-  return ffi.new("struct mp_usage", { prompt_tokens = prompt or 7, completion_tokens = completion or 0, device_ns = ns or 0,
-    queue_ns = 12345678, load_ns = 2e9, prefill_ns = 40000600, decode_ns = 80000000, ttft_ns = 2052346100 })
+  return ffi.new("struct mp_usage", { prompt_tokens = prompt or 7, completion_tokens = completion or 0, device_ns = ns or 0 })
 end
 
---- What the usage above looks like in answers.
-M.TIMES = { device_seconds = 0.25, queue_seconds = 0.012346, load_seconds = 2, prefill_seconds = 0.040001, decode_seconds = 0.08,
-  ttft_seconds = 2.052346 }
+-- The pool's clock stands, but for these: until a prompt is prepared, and then until each text.
+local PREPARING, DECODING = 12345678, 40000600
+
+--- The times in the usage of an answer in so many texts.
+function M.times(texts)
+  return { device_seconds = 0.25, queue_seconds = 0.012346, load_seconds = 0, prefill_seconds = 0.040001,
+    decode_seconds = ({ 0, 0.040001, 0.080001 })[texts], ttft_seconds = 0.052346 }
+end
+
+local function pass(app, ns)
+  app.now = app.now + ns
+  C.mp_pool_set_time(app.pool, app.now)
+end
 
 function Call:prepared(n)
+  pass(self.app, PREPARING)
   C.mp_call_on_prepared(self.ptr, n or 7, 4096)
   return self
 end
 
 function Call:text(s, tokens)
+  pass(self.app, DECODING)
   C.mp_call_on_text(self.ptr, s, #s, usage(7, tokens or 1, 1000))
   return self
 end
@@ -231,7 +242,8 @@ function M.app(source, opts)
   apps[numbers] = self
   self.loop = C.mp_evloop_new()
   if opts.models ~= false then
-    self.pool = C.mp_pool_new()
+    self.pool, self.now = C.mp_pool_new(), 0
+    pass(self, 1e9)
     local slot = C.mp_pool_provide(self.pool, "cpu", provider_ops, nil)
     local config = C.mp_generation_config(g)
     local model, err = ffi.new "struct mp_pool_model *[1]", ffi.new "struct mp_err"
