@@ -13,11 +13,12 @@ struct mp_pool_facts {
     struct mp_pool_settings settings;
     double idle; /* seconds since it last had a request or became warm, whatever was later; since it was declared when
                     neither ever was; 0 while it has requests */
-    double oldest_wait;  /* seconds the longest waiter has waited, loading not counted; 0: nobody waits */
-    double load_seconds; /* how long a load is expected to take; 0: unknown */
-    double resident;     /* seconds since it became warm; 0: it is not */
-    uint64_t memory;     /* bytes reserved on its device now */
-    uint64_t need;       /* bytes a load reserves; 0: unknown */
+    double oldest_wait;     /* seconds the longest waiter has waited, loading not counted; 0: nobody waits */
+    double load_seconds;    /* how long a load is expected to take; 0: unknown */
+    double service_seconds; /* how long a request holds its place, a moving average; 0: unknown */
+    double resident;        /* seconds since it became warm; 0: it is not */
+    uint64_t memory;        /* bytes reserved on its device now */
+    uint64_t need;          /* bytes a load reserves; 0: unknown */
     uint64_t calls, loads;
 };
 

@@ -228,6 +228,7 @@ void mp_pool_model_facts(struct mp_pool_model *m, uint64_t now_ns, struct mp_poo
     out->idle = idle_seconds(m, now_ns);
     out->oldest_wait = mp_queue_oldest(m, now_ns);
     out->load_seconds = m->load_seconds;
+    out->service_seconds = m->service;
     out->resident = out->warm ? seconds(m->warm_ns, now_ns) : 0;
     out->memory = m->reserved;
     out->need = m->said.need;

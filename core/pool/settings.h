@@ -52,6 +52,7 @@ struct mp_pool_schedule { /* from each of its ticks on, until another one sets t
 void mp_pool_settings_init(struct mp_pool_settings *s); /* the defaults */
 /* Each value that is set is in its range; else MP_EINVAL names the key. */
 int mp_pool_override_check(const struct mp_pool_override *o, struct mp_err *err);
+bool mp_pool_settings_equal(const struct mp_pool_settings *a, const struct mp_pool_settings *b);
 /* Forgets the keys of reset, then takes o's: a key in both is set. */
 void mp_pool_override_add(struct mp_pool_override *to, const struct mp_pool_override *o, uint32_t reset);
 /* What counts at a moment. Per key the latest wins: of the schedules their last ticks at or before now (of two that tick together, the
