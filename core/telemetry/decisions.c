@@ -145,12 +145,32 @@ void mp_decide(const struct mp_decision *d)
     pthread_mutex_unlock(&all.lock);
 }
 
-void mp_decisions_watch(void (*wake)(void *ctx), void *ctx)
+bool mp_decisions_last(const char *kind, const char *model, struct mp_buf *reason)
 {
+    uint64_t key = key_of(kind, model);
+    bool found;
     pthread_mutex_lock(&all.lock);
+    uint32_t s = slot_of(key);
+    found = all.last[s].key == key && all.last[s].n >= all.oldest;
+    if (found) {
+        const char *p = at(all.last[s].n)->text;
+        for (int i = 0; i < REASON; i++)
+            p += strlen(p) + 1;
+        mp_buf_puts(reason, p);
+    }
+    pthread_mutex_unlock(&all.lock);
+    return found;
+}
+
+bool mp_decisions_watch(void (*wake)(void *ctx), void *ctx)
+{
+    bool armed;
+    pthread_mutex_lock(&all.lock);
+    armed = all.wake != NULL;
     all.wake = wake;
     all.ctx = ctx;
     pthread_mutex_unlock(&all.lock);
+    return armed;
 }
 
 static void put_time(struct mp_buf *out, const char *name, uint64_t ns)

@@ -30,7 +30,10 @@ void mp_decide(const struct mp_decision *d);
  * "fallback"?, "times", "last"?, "inputs"?}; time and last (when times > 1) are Unix seconds; absent where "". At most `most` lines.
  * Returns the number of the last one printed, or the highest there is when none was: the next call's `after`. */
 uint64_t mp_decisions_print(uint64_t after, uint32_t most, struct mp_buf *out);
-/* wake(ctx) is called once, by whoever makes the next decision, with the ring's lock held: it only posts. One watcher; NULL: none any more. */
-void mp_decisions_watch(void (*wake)(void *ctx), void *ctx);
+/* Appends the reason of the last decision of a kind about a model; false: there is none, or it is too long ago to be kept. */
+bool mp_decisions_last(const char *kind, const char *model, struct mp_buf *reason);
+/* wake(ctx) is called once, by whoever makes the next decision, with the ring's lock held: it only posts. One watcher; NULL: none any more.
+ * True: the watch before this one was still armed: it has not been, and will not be, called. */
+bool mp_decisions_watch(void (*wake)(void *ctx), void *ctx);
 
 #endif
