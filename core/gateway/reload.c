@@ -6,6 +6,7 @@
 #include "core/gateway/reload.h"
 
 #include "core/base/clock.h"
+#include "core/base/json.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "core/gateway/builder.h"
@@ -77,6 +78,8 @@ struct mp_reloader {
     uv_timer_t tick;
     double drain_seconds;
     bool closed;
+    struct mp_buf result; /* of the last that was no dry run: an open JSON object */
+    uint64_t result_ns;
 };
 
 /* ---- the table of generations ---- */
@@ -276,6 +279,17 @@ static void record(const struct mp_reload_result *result, const char *why)
                                     .reason = why});
 }
 
+static void keep_result(struct mp_reloader *r, const struct mp_reload_result *result, const char *why)
+{
+    r->result_ns = mp_clock_mono_ns();
+    mp_buf_clear(&r->result);
+    mp_buf_printf(&r->result, "{\"ok\":%s,\"unchanged\":%s,\"generation\":%ju,\"why\":", result->ok ? "true" : "false",
+                  result->unchanged ? "true" : "false", (uintmax_t)result->generation);
+    mp_json_put_string(&r->result, why, strlen(why));
+    mp_buf_puts(&r->result, ",\"text\":");
+    mp_json_put_string(&r->result, result->text, strlen(result->text));
+}
+
 static void job_free(struct job *j)
 {
     if (!j)
@@ -310,8 +324,10 @@ static void job_end(struct job *j)
     result.text = mp_buf_cstr(result.ok ? &j->text : &errors);
     r->now = NULL;
     say(j, &result);
-    if (j->what != MP_RELOAD_DRY)
+    if (j->what != MP_RELOAD_DRY) {
         record(&result, j->why);
+        keep_result(r, &result, j->why);
+    }
     r->o.ended(r->o.user, result.ok, sources);
     if (j->done)
         j->done(j->user, &result);
@@ -742,6 +758,18 @@ void mp_reload_list(struct mp_reloader *r, struct mp_buf *json)
     mp_buf_putc(json, ']');
 }
 
+void mp_reload_last(const struct mp_reloader *r, struct mp_buf *json)
+{
+    if (r->result.len == 0) {
+        mp_buf_puts(json, "null");
+        return;
+    }
+    mp_buf_put(json, r->result.data, r->result.len);
+    mp_buf_puts(json, ",\"age\":");
+    mp_json_put_number(json, (double)((mp_clock_mono_ns() - r->result_ns) / 1000000) / 1000);
+    mp_buf_putc(json, '}');
+}
+
 /* ---- life ---- */
 
 uint32_t mp_reload_workers(const struct mp_config *c)
@@ -832,5 +860,6 @@ void mp_reloader_free(struct mp_reloader *r)
     for (uint32_t i = 0; i < r->n; i++)
         mp_generation_free(r->entries[i].g);
     mp_free(r->entries);
+    mp_buf_free(&r->result);
     mp_free(r);
 }

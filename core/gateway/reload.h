@@ -45,6 +45,8 @@ struct mp_generation *mp_reload_active(const struct mp_reloader *r); /* serves n
 /* Appends a JSON array, newest first: {"generation", "active", "since" (Unix seconds: when it last became active), "hash" (of its sources,
  * hex), "models", "endpoints", "memory" (is it in memory?), "bytes" (of its VMs), "requests" (that still run in it), "draining"}. */
 void mp_reload_list(struct mp_reloader *r, struct mp_buf *json);
+/* Appends how the last reload or rollback went: {"ok", "unchanged", "generation", "why", "text", "age" (seconds)}; null: there was none. */
+void mp_reload_last(const struct mp_reloader *r, struct mp_buf *json);
 
 /* ---- for control.c ---- */
 
