@@ -191,7 +191,8 @@ static void on_request(void *ctx, struct mp_req *req)
     struct mp_worker *w = ctx;
     struct mp_route_match match = {0};
     struct mp_err err = {0};
-    if (!mp_route_find(req, w->generation, atomic_load_explicit(&w->gateway->draining, memory_order_relaxed), &match))
+    if (!mp_route_find(req, w->generation, w->gateway->pool,
+                       atomic_load_explicit(&w->gateway->draining, memory_order_relaxed), &match))
         return;
     struct answer *a = mp_calloc(sizeof *a);
     a->worker = w;

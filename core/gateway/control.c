@@ -4,6 +4,7 @@
 #include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
+#include "core/gateway/admin.h"
 #include "core/gateway/ctl.h"
 #include "core/gateway/ready.h"
 #include "core/gateway/reload.h"
@@ -32,6 +33,8 @@ struct control {
     struct mp_generation *first; /* until the reloader has it */
     struct mp_reloader *reloader;
     struct mp_watcher *watcher; /* --watch */
+    struct mp_admin *admin;
+    int admin_fd;
     struct mp_worker workers[MP_CTL_MAX_FDS];
     uint32_t n_workers;
     struct mp_sockets sockets;
@@ -365,6 +368,35 @@ static void start_reloader(struct control *c)
     }
 }
 
+/* Before the reloader's thread has the supervisor's ear. */
+static int get_admin(struct control *c, struct mp_err *err)
+{
+    struct mp_ctl_msg m = {.type = MP_CTL_ADMIN};
+    int fds[MP_CTL_MAX_FDS];
+    uint32_t n = 0;
+    int rc = mp_ctl_ask(c->o->ctl_fd, &m, fds, &n, err);
+    if (rc == 0 && n != 1)
+        rc = mp_err_set(err, MP_EINTERNAL, "the supervisor gave %u admin sockets", n);
+    else if (rc == 0)
+        c->admin_fd = fds[0];
+    return rc;
+}
+
+static int start_admin(struct control *c, struct mp_err *err)
+{
+    const struct mp_admin_options o = {.fd = c->admin_fd,
+                                       .conf = c->o->conf,
+                                       .state = c->o->state,
+                                       .gateway = &c->shared,
+                                       .reloader = c->reloader,
+                                       .addresses = c->addresses,
+                                       .n_addresses = &c->n_addresses,
+                                       .n_workers = c->n_workers,
+                                       .ready = &c->ready};
+    c->admin = mp_admin_new(&o, err);
+    return c->admin ? 0 : err->code;
+}
+
 static int start(struct control *c, struct mp_err *err)
 {
     int rc = build_generation(c, err);
@@ -374,10 +406,14 @@ static int start(struct control *c, struct mp_err *err)
         rc = get_engines(c, err);
     if (rc == 0)
         rc = mp_reload_first(c->o->state, c->first, c->o->restore, err);
+    if (rc == 0)
+        rc = get_admin(c, err);
     if (rc == 0) {
         start_reloader(c);
         rc = start_workers(c, err);
     }
+    if (rc == 0)
+        rc = start_admin(c, err);
     return rc;
 }
 
@@ -386,6 +422,7 @@ static void stop(struct control *c)
     uv_handle_t *handles[] = {(uv_handle_t *)&c->signals, (uv_handle_t *)&c->parent, (uv_handle_t *)&c->timer};
     mp_watcher_free(c->watcher);
     mp_reloader_close(c->reloader);
+    mp_admin_free(c->admin);
     for (uint32_t i = 0; i < c->n_workers; i++)
         mp_worker_end(&c->workers[i]);
     mp_sockets_close(&c->sockets);
@@ -397,6 +434,8 @@ static void stop(struct control *c)
     mp_generation_free(c->first);
     mp_pool_free(c->shared.pool);
     close(c->signal_fd);
+    if (c->admin_fd >= 0)
+        close(c->admin_fd);
 }
 
 int mp_control_run(const struct mp_control_options *options)
@@ -406,6 +445,7 @@ int mp_control_run(const struct mp_control_options *options)
     int rc;
     mp_log_role("gateway");
     c->o = options;
+    c->admin_fd = -1;
     c->started_ns = mp_clock_mono_ns();
     rc = block_signals(c, &err);
     if (rc < 0) {

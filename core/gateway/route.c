@@ -2,15 +2,18 @@
 #include "core/gateway/route.h"
 
 #include "core/base/json.h"
+#include "core/gateway/scrape.h"
 #include "core/net/response.h"
 
 #include <stdio.h>
 #include <string.h>
 
-static void answer(struct mp_req *req, int status, struct mp_buf *body, const char *allow)
+#define JSON "application/json"
+
+static void answer(struct mp_req *req, int status, const char *type, struct mp_buf *body, const char *allow)
 {
     mp_res_status(req, status);
-    mp_res_header(req, "content-type", 12, "application/json", 16, NULL);
+    mp_res_header(req, "content-type", 12, type, strlen(type), NULL);
     mp_res_header(req, "x-request-id", 12, req->id, strlen(req->id), NULL);
     if (allow)
         mp_res_header(req, "allow", 5, allow, strlen(allow), NULL);
@@ -25,33 +28,39 @@ static void refuse(struct mp_req *req, int status, const char *code, const char 
     mp_buf_printf(&body, "{\"error\":{\"code\":\"%s\",\"message\":", code);
     mp_json_put_string(&body, text.data, text.len);
     mp_buf_printf(&body, ",\"status\":%d,\"request_id\":\"%s\"}}\n", status, req->id);
-    answer(req, status, &body, allow);
+    answer(req, status, JSON, &body, allow);
     mp_buf_free(&text);
 }
 
-static bool built_in(struct mp_req *req, bool draining)
+static bool built_in(struct mp_req *req, const struct mp_generation *g, struct mp_pool *pool, bool draining)
 {
+    const struct mp_config *config = mp_generation_config(g);
     bool ready = strcmp(req->path, "/readyz") == 0;
+    bool metrics = config->server.metrics && strcmp(req->path, "/metrics") == 0;
     struct mp_buf body = {0};
-    if (!ready && strcmp(req->path, "/healthz") != 0)
+    if (!ready && !metrics && strcmp(req->path, "/healthz") != 0)
         return false;
     if (strcmp(req->method, "GET") != 0 && strcmp(req->method, "HEAD") != 0) {
         refuse(req, 405, "method_not_allowed", "this path takes GET, HEAD", "GET, HEAD");
         return true;
     }
-    mp_buf_puts(&body, !ready     ? "{\"status\":\"ok\"}\n"
-                       : draining ? "{\"status\":\"stopping\"}\n"
-                                  : "{\"status\":\"ready\"}\n");
-    answer(req, ready && draining ? 503 : 200, &body, NULL);
+    if (metrics)
+        mp_scrape(pool, config, &body);
+    else
+        mp_buf_puts(&body, !ready     ? "{\"status\":\"ok\"}\n"
+                           : draining ? "{\"status\":\"stopping\"}\n"
+                                      : "{\"status\":\"ready\"}\n");
+    answer(req, ready && draining ? 503 : 200, metrics ? MP_SCRAPE_TYPE : JSON, &body, NULL);
     return true;
 }
 
-bool mp_route_find(struct mp_req *req, const struct mp_generation *g, bool draining, struct mp_route_match *match)
+bool mp_route_find(struct mp_req *req, const struct mp_generation *g, struct mp_pool *pool, bool draining,
+                   struct mp_route_match *match)
 {
     switch (mp_generation_route(g, req->method, req->target, match)) {
     case MP_ROUTE_FOUND: return true;
     case MP_ROUTE_UNKNOWN_PATH:
-        if (!built_in(req, draining))
+        if (!built_in(req, g, pool, draining))
             refuse(req, 404, "not_found", "no endpoint has this path", NULL);
         return false;
     case MP_ROUTE_UNKNOWN_METHOD: {
