@@ -7,8 +7,9 @@
 #include <string.h>
 
 static const struct mp_cmd *const table[] = {
-    &mp_cmd_serve,   &mp_cmd_gateway,  &mp_cmd_check,   &mp_cmd_run,  &mp_cmd_engine,
-    &mp_cmd_inspect, &mp_cmd_tokenize, &mp_cmd_version, &mp_cmd_help,
+    &mp_cmd_serve,   &mp_cmd_gateway,  &mp_cmd_check,       &mp_cmd_status,    &mp_cmd_models, &mp_cmd_devices,
+    &mp_cmd_reload,  &mp_cmd_rollback, &mp_cmd_generations, &mp_cmd_decisions, &mp_cmd_run,    &mp_cmd_engine,
+    &mp_cmd_inspect, &mp_cmd_tokenize, &mp_cmd_version,     &mp_cmd_help,
 };
 enum { N_CMDS = sizeof table / sizeof table[0] };
 
@@ -50,7 +51,7 @@ static int run_help(int argc, char **argv)
     printf("moonpool %s: a Lua-scriptable inference gateway\n\nusage: moonpool COMMAND [ARGUMENTS]\n\n", MP_VERSION);
     for (int i = 0; i < N_CMDS; i++)
         if (table[i]->name[0] != '_')
-            printf("  %-10s %s\n", table[i]->name, table[i]->summary);
+            printf("  %-11s %s\n", table[i]->name, table[i]->summary);
     printf("\n`moonpool help COMMAND` tells more.\n");
     return MP_EXIT_OK;
 }

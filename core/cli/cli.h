@@ -19,6 +19,9 @@ int mp_cli_usage(const struct mp_cmd *cmd, const char *fmt, ...) __attribute__((
 
 extern const struct mp_cmd mp_cmd_serve, mp_cmd_gateway;
 extern const struct mp_cmd mp_cmd_run, mp_cmd_engine;
+extern const struct mp_cmd mp_cmd_status, mp_cmd_models, mp_cmd_devices, mp_cmd_reload, mp_cmd_rollback,
+    mp_cmd_generations;
+extern const struct mp_cmd mp_cmd_decisions;
 extern const struct mp_cmd mp_cmd_check, mp_cmd_inspect, mp_cmd_tokenize, mp_cmd_version, mp_cmd_help;
 
 #endif

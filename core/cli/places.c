@@ -125,18 +125,21 @@ static void sweep(const char *runtime)
     closedir(d);
 }
 
+char *mp_place_runtime_path(const char *given)
+{
+    if (given)
+        return absolute(given);
+    if (env("RUNTIME_DIRECTORY"))
+        return absolute(env("RUNTIME_DIRECTORY"));
+    if (env("XDG_RUNTIME_DIR"))
+        return mp_asprintf("%s/moonpool", env("XDG_RUNTIME_DIR"));
+    return mp_asprintf("%s/moonpool-%u", env("TMPDIR") ? env("TMPDIR") : "/tmp", (unsigned)getuid());
+}
+
 char *mp_place_runtime(const char *given, struct mp_err *err)
 {
-    char *path, *out = NULL;
+    char *path = mp_place_runtime_path(given), *out = NULL;
     struct stat st;
-    if (given)
-        path = absolute(given);
-    else if (env("RUNTIME_DIRECTORY"))
-        path = absolute(env("RUNTIME_DIRECTORY"));
-    else if (env("XDG_RUNTIME_DIR"))
-        path = mp_asprintf("%s/moonpool", env("XDG_RUNTIME_DIR"));
-    else
-        path = mp_asprintf("%s/moonpool-%u", env("TMPDIR") ? env("TMPDIR") : "/tmp", (unsigned)getuid());
     if (make_folders(path, err) < 0)
         goto out;
     if (lstat(path, &st) < 0)

@@ -1,4 +1,5 @@
-/* core/cli/places.h — where a server keeps its state and its sockets (DESIGN §8). Used by `moonpool serve`. */
+/* core/cli/places.h — where a server keeps its state and its sockets (DESIGN §8). Used by `moonpool serve`, and by the commands that
+ * look for a server (ask.c). */
 #ifndef MP_PLACES_H
 #define MP_PLACES_H
 #include "core/base/err.h"
@@ -13,6 +14,8 @@ int mp_place_lock(const char *state, const char *note, int *fd, struct mp_err *e
  * Made (0700) when missing; one that others may enter, or that is not ours, is refused. What servers that are gone left
  * behind is removed. Returns an absolute path (mp_free), or NULL. */
 char *mp_place_runtime(const char *given, struct mp_err *err);
+/* Where mp_place_runtime would be, whether or not it is there; absolute (mp_free). */
+char *mp_place_runtime_path(const char *given);
 /* RUNTIME/PID.NAME (mp_free); NULL when that is longer than a Unix socket's name may be. */
 char *mp_place_socket(const char *runtime, const char *name, struct mp_err *err);
 
