@@ -122,13 +122,20 @@ void answer_error(struct mp_run *run, const struct mp_err *err, int status, doub
 {
     struct fault f = {mp_err_name(err->code), err->message, NULL, status ? status : mp_err_status(err->code),
                       retry_after};
-    set_fault(run, &f);
+    if (run->background)
+        background_failed(run, MP_JOB_FAILED, err->code, err->message, NULL);
+    else
+        set_fault(run, &f);
 }
 
 void answer_internal(struct mp_run *run, int code, const char *message, const char *text, const char *trace)
 {
     struct fault f = {mp_err_name(code), message, NULL, 500, 0};
     struct mp_buf line = {0};
+    if (run->background) {
+        background_failed(run, MP_JOB_FAILED, code, text, trace);
+        return;
+    }
     for (const char *p = trace ? trace : ""; *p; p++) /* one line of the log: its levels side by side */
         if (*p == '\n')
             mp_buf_puts(&line, " <");
@@ -179,6 +186,10 @@ static bool set_error_table(lua_State *L, struct mp_run *run, int idx)
 
 void answer_raised(lua_State *L, struct mp_run *run)
 {
+    if (run->background) {
+        background_raised(L, run);
+        return;
+    }
     int idx = lua_gettop(L);
     if (!lua_istable(L, idx) || !set_error_table(L, run, idx))
         answer_internal(run, MP_ESCRIPT, "the request's script failed", "it raised a table without code and message",
@@ -264,6 +275,10 @@ void answer_results(lua_State *L, struct mp_run *run, lua_State *co)
 {
     int status = run->status ? run->status : 200;
     struct mp_stream *stream;
+    if (run->background) {
+        background_results(L, run, co);
+        return;
+    }
     lua_settop(co, 2);
     lua_settop(L, 0);
     lua_xmove(co, L, 2);

@@ -94,7 +94,7 @@ static int lua_log(lua_State *L)
     mp_buf_clear(line);
     mp_utf8_clean(line, text, n_text < MAX_LINE ? n_text : MAX_LINE);
     if (s->current)
-        mp_buf_printf(line, " request=%s", mp_run_exchange(s->current)->id);
+        mp_buf_printf(line, " %s=%s", mp_run_kind(s->current), mp_run_exchange(s->current)->id);
     for (size_t i = 0; i < n; i++)
         put_field(L, line, keys[i]);
     mp_log(level, "%s", mp_buf_cstr(line));

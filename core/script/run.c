@@ -101,8 +101,8 @@ struct mp_run *mp_run_require(lua_State *L, const char *fn, unsigned phases)
                  {MP_PHASE_FINISH, "a request finishes", "finish"},
                  {MP_PHASE_BACKGROUND, "a job runs", "in a job"}};
     struct mp_script *s = mp_script_of(L);
-    enum mp_phase now = s->current ? MP_PHASE_HANDLE : s->phase;
-    if (s->current && (phases & MP_PHASE_HANDLE))
+    enum mp_phase now = s->current ? s->current->phase : s->phase;
+    if (s->current && (phases & now))
         return s->current;
     const char *during = "nothing runs", *allowed = NULL;
     for (size_t i = 0; i < MP_COUNT(names); i++) {
@@ -153,6 +153,11 @@ bool mp_run_closed(const struct mp_run *run)
 struct mp_exchange *mp_run_exchange(const struct mp_run *run)
 {
     return run->x;
+}
+
+const char *mp_run_kind(const struct mp_run *run)
+{
+    return run->background ? "job" : "request";
 }
 
 /* ---- tasks ---- */
@@ -261,7 +266,7 @@ static void complete(struct mp_run *run, enum mp_cancel reason)
 {
     struct mp_exchange *x = run->x;
     struct run_answer *a = &run->answer;
-    if (run->closed) {
+    if (run->closed || run->background) {
         /* nobody is there to be answered */
     } else if (run->mode != ANSWER_OPEN && x->answered) {
         finish_events(run);
@@ -277,6 +282,11 @@ static void complete(struct mp_run *run, enum mp_cancel reason)
 void run_complete(struct mp_run *run)
 {
     complete(run, MP_CANCEL_FINISHED);
+}
+
+void run_abandon(struct mp_run *run, enum mp_cancel reason)
+{
+    complete(run, reason);
 }
 
 /* Past a limit: the coroutines are abandoned. */
@@ -465,10 +475,8 @@ void mp_run_wake(struct mp_pending *p, mp_push *push, void *ud)
 
 /* ---- the beginning ---- */
 
-/* The handler's function and arguments; makes the coroutine, req and res. */
-static int push_first(lua_State *L, void *ud)
+void run_main_coroutine(lua_State *L, struct mp_run *run)
 {
-    struct mp_run *run = ud;
     struct mp_script *s = run->script;
     if (s->n_spare) {
         run->main.ref = s->spare[--s->n_spare];
@@ -479,6 +487,14 @@ static int push_first(lua_State *L, void *ud)
         lua_pushvalue(L, -1);
         run->main.ref = luaL_ref(L, LUA_REGISTRYINDEX);
     }
+}
+
+/* The handler's function and arguments; makes the coroutine, req and res. */
+static int push_first(lua_State *L, void *ud)
+{
+    struct mp_run *run = ud;
+    struct mp_script *s = run->script;
+    run_main_coroutine(L, run);
     lua_createtable(L, 2, 0);
     lua_pushvalue(L, -1);
     run->refs = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -503,21 +519,16 @@ static int push_first(lua_State *L, void *ud)
     return lua_gettop(L);
 }
 
-void mp_run_start(struct mp_script_worker *w, struct mp_generation *g, const struct mp_route_match *match,
-                  struct mp_exchange *x)
+struct mp_run *run_new(struct mp_script_worker *w, struct mp_generation *g, struct mp_exchange *x, enum mp_phase phase)
 {
     struct mp_run *run = mp_arena_zalloc(x->arena, sizeof *run);
-    struct mp_script *s = mp_generation_script(g, w->index);
-    struct mp_err err = {0};
     run->magic = MAGIC;
-    run->script = s;
+    run->phase = phase;
+    run->script = mp_generation_script(g, w->index);
     run->worker = w;
     run->generation = g;
-    run->endpoint = match->endpoint;
-    run->mine = &s->endpoints[match->endpoint->index];
     run->x = x;
     run->arena = x->arena;
-    run->match = *match;
     run->pendings.next = run->pendings.prev = &run->pendings;
     run->main.run = run;
     run->main.ref = run->refs = run->pump_ref = LUA_NOREF;
@@ -529,13 +540,30 @@ void mp_run_start(struct mp_script_worker *w, struct mp_generation *g, const str
         run->next->prev = &run->next;
     w->runs = run;
     w->n_runs++;
+    return run;
+}
+
+void run_begin(struct mp_run *run, mp_push *first)
+{
+    struct mp_script *s = run->script;
+    struct mp_err err = {0};
     if (mp_vm_account_open(s->vm, &run->account, (size_t)s->config->server.limits.run_memory, &err) < 0) {
         answer_error(run, &err, 503, 1);
         complete(run, MP_CANCEL_KILLED);
         return;
     }
-    run_queue(run, &run->main, push_first, run);
+    run_queue(run, &run->main, first, run);
     run_drive(run);
+}
+
+void mp_run_start(struct mp_script_worker *w, struct mp_generation *g, const struct mp_route_match *match,
+                  struct mp_exchange *x)
+{
+    struct mp_run *run = run_new(w, g, x, MP_PHASE_HANDLE);
+    run->endpoint = match->endpoint;
+    run->mine = &run->script->endpoints[match->endpoint->index];
+    run->match = *match;
+    run_begin(run, push_first);
 }
 
 /* ---- from outside ---- */
@@ -616,6 +644,11 @@ void mp_script_worker_cancel(struct mp_script_worker *w, struct mp_generation *g
         next = run->next;
         if (g && run->generation != g)
             continue;
+        if (run->background) {
+            background_failed(run, MP_JOB_CANCELLED, MP_ECANCELLED, "cancelled: the server is stopping", NULL);
+            complete(run, reason);
+            continue;
+        }
         mp_err_set(&err, MP_EUNAVAILABLE, "the server is stopping");
         err.retry_after = 1;
         break_off(run, &err, reason);

@@ -35,6 +35,21 @@ uint32_t mp_script_worker_runs(const struct mp_script_worker *w); /* runs that a
 void mp_run_start(struct mp_script_worker *w, struct mp_generation *g, const struct mp_route_match *match,
                   struct mp_exchange *x);
 
+struct mp_job_fired { /* a tick, as jobs.c has it: what the job's function is told */
+    double tick;      /* Unix seconds: when it should have been */
+    double late;      /* seconds behind that (and behind its jitter) */
+    uint32_t missed;  /* ticks before it that had no run */
+};
+
+enum mp_job_result { MP_JOB_OK, MP_JOB_FAILED, MP_JOB_TIMEOUT, MP_JOB_CANCELLED };
+
+/* Runs job `index` of g's configuration as a coroutine of phase BACKGROUND. The caller has pinned g, and unpins it behind done, which is
+ * called once, on this thread, possibly before this returns; what went wrong is logged already, and in err. A run that passes its limits
+ * or its timeout is abandoned like a handler; mp_script_worker_cancel cancels it. */
+void mp_run_background(struct mp_script_worker *w, struct mp_generation *g, uint32_t index,
+                       const struct mp_job_fired *fired,
+                       void (*done)(void *user, enum mp_job_result result, const struct mp_err *err), void *user);
+
 enum mp_cancel {
     MP_CANCEL_CLOSED, /* the client left: waits return nil, err "closed", and the handler may tidy up */
     MP_CANCEL_KILLED, /* a limit was passed: the coroutine is abandoned */
@@ -79,6 +94,7 @@ int mp_run_park(struct lua_State *L, struct mp_run *run, struct mp_pending *p);
 void mp_run_wake(struct mp_pending *p, mp_push *push, void *ud);
 bool mp_run_closed(const struct mp_run *run); /* the client has gone */
 struct mp_exchange *mp_run_exchange(const struct mp_run *run);
+const char *mp_run_kind(const struct mp_run *run); /* "request" or "job": what its exchange's id is of */
 
 extern char
     mp_run_park_mark; /* its address is what a parked function yields: lua/moonpool/init.lua passes it through */

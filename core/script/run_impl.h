@@ -59,9 +59,13 @@ struct run_answer { /* what shall be sent when the handler is over; strings and 
     struct mp_buf body;
 };
 
+struct run_background; /* background.c */
+
 struct mp_run {
     uint32_t magic;
-    struct mp_run *next, **prev; /* in worker->runs */
+    enum mp_phase phase;               /* HANDLE or BACKGROUND */
+    struct run_background *background; /* of a job's run; then endpoint and mine are NULL, and nobody is answered */
+    struct mp_run *next, **prev;       /* in worker->runs */
     struct mp_script *script;
     struct mp_script_worker *worker;
     struct mp_generation *generation;
@@ -89,9 +93,14 @@ struct mp_run {
 };
 
 /* run.c */
+/* A run in w's VM of g, for x; nothing of it has run. */
+struct mp_run *run_new(struct mp_script_worker *w, struct mp_generation *g, struct mp_exchange *x, enum mp_phase phase);
+void run_begin(struct mp_run *run, mp_push *first);        /* first pushes main's function and its arguments */
+void run_main_coroutine(lua_State *L, struct mp_run *run); /* makes it; -0 +1, at the bottom of the stack */
 void run_queue(struct mp_run *run, struct mp_task *task, mp_push *push, void *ud);
-void run_drive(struct mp_run *run);    /* steps what is queued; the run may be gone after */
-void run_complete(struct mp_run *run); /* sends the answer that is set, ends the run */
+void run_drive(struct mp_run *run);                          /* steps what is queued; the run may be gone after */
+void run_complete(struct mp_run *run);                       /* sends the answer that is set, ends the run */
+void run_abandon(struct mp_run *run, enum mp_cancel reason); /* the same, but its coroutines are left where they are */
 void run_cancel_task(struct mp_run *run, struct mp_task *task, enum mp_cancel reason); /* it never runs again */
 int run_park_writable(lua_State *L, struct mp_run *run); /* `return` it: true, or nil, err "closed" */
 struct mp_task *run_add_task(struct mp_run *run);
@@ -111,6 +120,11 @@ const char *answer_header_refusal(const char *name, size_t name_n, const char *v
 /* lua_log.c: print of a VM; a line on what a run that ends was not allowed to log. */
 void lua_log_print(void *script, const char *where, const char *text, size_t n);
 void lua_log_end(struct mp_run *run);
+
+/* background.c: what those do for a job's run. */
+void background_results(lua_State *L, struct mp_run *run, lua_State *co); /* everything on co; -all +0 on co */
+void background_raised(lua_State *L, struct mp_run *run);                 /* the table at L's top; -1 +0 */
+void background_failed(struct mp_run *run, enum mp_job_result result, int code, const char *text, const char *trace);
 
 /* lua_req.c, lua_res.c, lua_stream.c */
 void lua_req_push(lua_State *L, struct mp_run *run);      /* -0 +1 */

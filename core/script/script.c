@@ -171,6 +171,7 @@ void mp_script_free(struct mp_script *s)
     mp_decl_free(s->decl);
     mp_vm_free(s->vm);
     mp_free(s->endpoints);
+    mp_free(s->jobs);
     mp_buf_free(&s->line);
     s->magic = 0;
     mp_free(s);

@@ -39,6 +39,8 @@ struct mp_script {
     struct mp_decl *decl;           /* while the configuration loads */
     struct mp_script_endpoint *endpoints;
     uint32_t n_endpoints;
+    int *jobs; /* references to the functions of the config's jobs */
+    uint32_t n_jobs;
     int policy[MP_N_POLICY_SLOTS]; /* references to the functions of the policy that counts; LUA_NOREF: the default's */
     const char *deciding;          /* the slot whose function runs now, or NULL: then what is not pure raises */
     enum mp_phase phase;
