@@ -15,6 +15,7 @@ local bit = require "bit"
 
 ffi.cdef [[
   struct spec_sockaddr_in { uint16_t family; uint16_t port; uint32_t addr; char pad[8]; };
+  struct spec_sockaddr_un { uint16_t family; char path[108]; };
   struct spec_pollfd { int fd; short events, revents; };
   struct spec_timeval { long sec, usec; };
   struct spec_linger { int onoff, linger; };
@@ -60,7 +61,7 @@ local function parse_url(url)
   return host == "localhost" and "127.0.0.1" or host, tonumber(port)
 end
 
----@param target string|table  "http://127.0.0.1:PORT", or { fd = connected non-blocking socket }
+---@param target string|table  "http://127.0.0.1:PORT", "unix:PATH", or { fd = connected non-blocking socket }
 ---@param opts table?  timeout (seconds), pump
 ---@return spec.http.Connection
 function http.connect(target, opts)
@@ -68,6 +69,14 @@ function http.connect(target, opts)
   local self = setmetatable({ timeout = opts.timeout or 10, pump = opts.pump, buffer = "", host = "spec" }, Connection)
   if type(target) == "table" then
     self.fd = target.fd
+    return self
+  end
+  local path = target:match "^unix:(.*)$"
+  if path then
+    local un = ffi.new "struct spec_sockaddr_un"
+    un.family, un.path = 1, path
+    self.fd = ffi.C.socket(1, SOCK_STREAM_FLAGS, 0)
+    assert(ffi.C.connect(self.fd, un, ffi.sizeof(un)) == 0, "cannot connect to " .. path)
     return self
   end
   local host, port = parse_url(target)

@@ -1,0 +1,340 @@
+--- The admin socket and the commands that use it, from outside: for people, as JSON, and when things go wrong.
+local server = require "spec.support.server"
+local cli = require "spec.support.cli"
+local http = require "spec.support.http"
+local json = require "spec.support.json"
+local prometheus = require "spec.support.prometheus"
+local ffi = require "ffi"
+
+if not server.weights() then
+  pending "the default model is not there: ./dev fetch, or MOONPOOL_MODELS"
+  return
+end
+
+local function shell(command)
+  local pipe = assert(io.popen(command))
+  local text = pipe:read "*a"
+  pipe:close()
+  return text
+end
+
+local function write(path, text)
+  local f = assert(io.open(path, "wb"))
+  f:write(text)
+  f:close()
+end
+
+local function read(path)
+  local f = assert(io.open(path, "rb"))
+  local text = f:read "*a"
+  f:close()
+  return text
+end
+
+--- The admin socket's own HTTP, without the command between.
+local function socket(s)
+  return ("unix:%s/run/%d.admin"):format(s.dir, s.pid)
+end
+
+local function ask(s, o)
+  o.timeout = o.timeout or server.PATIENCE
+  return http.request(socket(s), o)
+end
+
+local function facts(s, name)
+  return ask(s, { path = "/models/" .. (name or "smol") }):json()
+end
+
+local function until_facts(s, want, name)
+  local last
+  return server.until_true(function() return "the model is " .. json.encode(last) end, function()
+    last = facts(s, name)
+    for key, value in pairs(want) do
+      if last[key] ~= value then
+        return nil
+      end
+    end
+    return last
+  end)
+end
+
+local function boot(o)
+  o = o or {}
+  o.model = o.model or { context = 2048 }
+  o.fake = o.fake or { delay_ms = 5 }
+  return server.boot(o)
+end
+
+describe("the admin socket", function()
+  after_each(server.cleanup)
+
+  it("is its user's alone, and goes with the server", function()
+    local s = boot()
+    assert.equal("600 socket\n", shell(("stat -c '%%a %%F' %s/run/%d.admin"):format(s.dir, s.pid)))
+    assert.equal("700\n", shell(("stat -c %%a %s/run"):format(s.dir)))
+    local path = ("%s/run/%d.admin"):format(s.dir, s.pid)
+    s:signal(15)
+    assert.same({ code = 0 }, s:wait())
+    assert.is_nil(io.open(path))
+  end)
+
+  it("answers HTTP with JSON; what it refuses has a code and a message", function()
+    local s = boot()
+    for _, case in ipairs {
+      { "GET", "/nothing", nil, 404, "not_found", "there are: /server, /status, /models" },
+      { "GET", "/", nil, 404, "not_found", "there are: " },
+      { "GET", "/models/smol/load", nil, 405, "method_not_allowed", "/models/smol/load takes POST" },
+      { "POST", "/status", nil, 405, "method_not_allowed", "/status takes GET" },
+      { "GET", "/models/smoll", nil, 404, "not_found", "no model 'smoll': did you mean 'smol'?" },
+      { "GET", "/models/a%2Fb", nil, 404, "not_found", "no model 'a/b'; there are: smol" },
+      { "GET", "/models/%zz", nil, 400, "bad_request", "" },
+      { "GET", "/decisions?after=x", nil, 400, "invalid_argument", "after must be a whole number from 0 to " },
+      { "GET", "/decisions?wait=61", nil, 400, "invalid_argument", "wait must be a whole number from 0 to 60" },
+      { "POST", "/reload", "[]", 400, "invalid_argument", "the body must be a JSON object" },
+      { "POST", "/reload", "{", 400, "invalid_argument", "the body is no JSON object: line 1, column 2" },
+      { "POST", "/reload", '{"dry":true}', 400, "invalid_argument", "unknown key 'dry': there is only 'dry_run'" },
+      { "POST", "/reload", '{"dry_run":1}', 400, "invalid_argument", "'dry_run' must be true or false" },
+      { "POST", "/rollback", '{"generation":1.5}', 400, "invalid_argument", "'generation' must be a generation's number" },
+      { "POST", "/rollback", '{"generation":"1"}', 400, "invalid_argument", "'generation' must be a generation's number" },
+      { "POST", "/models/nix/load", nil, 404, "not_found", "no model 'nix'; there are: smol" },
+      { "POST", "/models/smol/scale", nil, 400, "invalid_argument", "the body must be a JSON object of settings" },
+      { "POST", "/models/smol/scale", "{}", 400, "invalid_argument", "no setting is given" },
+      { "POST", "/models/smol/scale", '{"min_replica":1}', 400, "invalid_argument", "did you mean 'min_replicas'?" },
+      { "POST", "/models/smol/scale", '{"colour":1}', 400, "invalid_argument", "there are: min_replicas, max_replicas, scaledown_window" },
+      { "POST", "/models/smol/scale", '{"min_replicas":"1"}', 400, "invalid_argument", "'min_replicas' must be a number, or null" },
+      { "POST", "/models/smol/scale", '{"min_replicas":0.5}', 400, "invalid_argument", "'min_replicas' must be a whole number from 0 to 1024, not 0.5" },
+      { "POST", "/models/smol/scale", '{"queue.timeout":-1}', 400, "invalid_argument", "'queue.timeout' must be seconds from 0 to 86400, not -1" },
+      { "POST", "/models/smol/scale", '{"queue.max":1,"queue.max":null}', 400, "invalid_argument", "'queue.max' is given twice" },
+      { "POST", "/reload", (" "):rep(70000), 413, nil, "" },
+    } do
+      local r = ask(s, { method = case[1], path = case[2], body = case[3] })
+      local e = r:json().error
+      assert.equal(case[4], r.status, case[1] .. " " .. case[2] .. " " .. tostring(case[3]):sub(1, 50))
+      assert.equal(case[5] or e.code, e.code)
+      assert.is_truthy(e.message:find(case[6], 1, true), e.message)
+    end
+    local r = ask(s, { path = "/server" })
+    assert.equal("application/json", r.headers["content-type"])
+    assert.same({ s.pid, s:pids().gateway }, { r:json().pid, r:json().gateway })
+    assert.equal(s.conf_path, r:json().configuration)
+    assert.same({ s.url }, r:json().addresses)
+    assert.equal("", ask(s, { method = "HEAD", path = "/server" }).body or "")
+  end)
+
+  it("outlives garbage, silent clients and those that leave while they wait", function()
+    local s = boot()
+    for _, text in ipairs { "\0\1\2\3garbage\r\n\r\n", "GET\r\n\r\n", "GET /status HTTP/9.9\r\n\r\n", ("x"):rep(100000), "POST /reload HTTP/1.1\r\n" } do
+      local c = http.connect(socket(s))
+      c:send(text, true)
+      c:close()
+    end
+    local held = {}
+    for i = 1, 40 do -- of the 64 connections there may be
+      held[i] = http.connect(socket(s))
+      if i % 2 == 0 then
+        held[i]:send "GET /sta"
+      end
+    end
+    for _ = 1, 20 do
+      local c = http.connect(socket(s))
+      c:send "GET /decisions?wait=60&after=9007199254740992 HTTP/1.1\r\nHost: x\r\n\r\n"
+      c:close()
+    end
+    local at = http.now()
+    assert.equal(200, ask(s, { path = "/status" }).status)
+    assert.is_true(http.now() - at < 2 * server.slow)
+    for _, c in ipairs(held) do
+      c:close()
+    end
+    assert.equal(200, s:request({ path = "/healthz" }).status)
+  end)
+
+  it("lets a client wait for decisions, and answers when there is one, or when the time is over", function()
+    local s = boot()
+    local last = tonumber(ask(s, { path = "/decisions" }).headers["x-moonpool-last"])
+    local at = http.now()
+    local r = ask(s, { path = "/decisions?wait=1&after=" .. last })
+    assert.equal("", r.body or "")
+    assert.equal(last, tonumber(r.headers["x-moonpool-last"]))
+    assert.is_true(http.now() - at >= 0.9)
+    local c = http.connect(socket(s), { timeout = server.PATIENCE })
+    c:send(("GET /decisions?wait=60&after=%d HTTP/1.1\r\nHost: x\r\n\r\n"):format(last))
+    assert.equal(200, ask(s, { method = "POST", path = "/reload" }).status)
+    r = c:response {}
+    local d = json.decode((r.body:match "[^\n]+"))
+    assert.same({ last + 1, "reload" }, { d.n, d.kind })
+    assert.equal(tostring(s:pids().gateway), r.headers["x-moonpool-gateway"])
+    c:close()
+  end)
+end)
+
+describe("commands that ask a server", function()
+  after_each(server.cleanup)
+
+  it("say so when none runs, when several do, and when what they are told is wrong", function()
+    local dir = server.folder { conf = 'local mp = require "moonpool"\nmp.server { listen = { "127.0.0.1:0" }, workers = 1 }\n' }
+    for _, command in ipairs { "status", "models", "devices", "reload", "rollback", "generations", "decisions" } do
+      local r = cli.run({ dir = dir }, command)
+      assert.equal(2, r.code, command)
+      assert.equal(("moonpool %s: no server runs here (looked for its socket in %s/run)\n"):format(command, dir), r.err)
+      r = cli.run(nil, command, "--runtime")
+      assert.equal(2, r.code)
+      assert.matches("^moonpool " .. command .. ": %-%-runtime needs a value\n", r.err)
+      r = cli.run(nil, command, "--colour")
+      assert.equal(2, r.code)
+      assert.matches("^moonpool " .. command .. ": unknown [%l]+ '%-%-colour'\n", r.err)
+      r = cli.run(nil, command, "--help")
+      assert.equal(0, r.code)
+      assert.matches("usage: moonpool " .. command, r.out)
+      assert.matches("Exit codes: 0 done; 1 the server refused or failed; 2 bad command line, or no server.", r.out)
+    end
+    for _, case in ipairs {
+      { { "rollback", "two" }, "'two' is no generation's number: `moonpool generations` lists them" },
+      { { "rollback", "1", "2" }, "one generation, not also '2'" },
+      { { "status", "a.lua", "b.lua" }, "one configuration, not also 'b.lua'" },
+      { { "models", "load" }, "load which model?" },
+      { { "models", "load", "a", "b" }, "load one model at a time" },
+      { { "models", "scale" }, "scale which model?" },
+      { { "models", "scale", "a" }, "which settings? scale NAME min_replicas=1" },
+      { { "models", "scale", "a", "min_replicas" }, "'min_replicas' is not KEY=VALUE" },
+      { { "models", "scale", "a", "min_replicas=5m" }, "min_replicas=5m: that is no number; `default` is what the configuration says" },
+      { { "models", "scale", "a", "queue.timeout=soon" }, "queue.timeout=soon: that is no number and no time like 5m; `default` is what the configuration says" },
+      { { "models", "list", "a" }, "'list' is none of load, unload, scale" },
+      { { "models", "--wait" }, "--wait is for load and unload" },
+      { { "decisions", "--after", "x" }, "--after wants a decision's number, not 'x'" },
+    } do
+      local r = cli.run({ dir = dir }, unpack(case[1]))
+      assert.equal(2, r.code, case[2])
+      assert.equal(("moonpool %s: %s"):format(case[1][1], case[2]), r.err:match "^[^\n]*")
+    end
+
+    local a = server.boot { dir = dir }
+    local other = server.folder { conf = 'local mp = require "moonpool"\nmp.server { listen = { "127.0.0.1:0" }, workers = 1 }\n' }
+    local b = server.boot { dir = other, runtime = dir .. "/run", allow = { "the supervisor is gone" } }
+    local r = cli.run(a, "status")
+    assert.equal(2, r.code)
+    assert.matches("^moonpool status: 2 servers run here: say which by %-%-conf CONF\n", r.err)
+    for _, s in ipairs { a, b } do
+      assert.is_truthy(r.err:find(("  pid %d, configuration %s, %s\n"):format(s.pid, s.conf_path, s.url), 1, true), r.err)
+      assert.equal(s.pid, cli.run(a, "status", "--json", s.conf_path):json().pid)
+      assert.equal(s.pid, cli.run(a, "status", "--json", "--conf", s.conf_path):json().pid)
+    end
+    write(other .. "/third.lua", "")
+    r = cli.run(a, "reload", other .. "/third.lua")
+    assert.equal(2, r.code)
+    assert.matches("^moonpool reload: no server here serves .*/third.lua; there are:\n  pid %d+", r.err)
+    r = cli.run(a, "reload", other .. "/fourth.lua")
+    assert.equal(2, r.code)
+    assert.matches("^moonpool reload: .*/fourth.lua: No such file or directory\n$", r.err)
+    b:signal(9)
+    b:wait()
+    assert.equal(a.pid, cli.run(a, "status", "--json"):json().pid) -- a killed one's socket is nobody's
+    b:stop { signal = 9 }
+    os.remove(("%s/run/%d.admin"):format(dir, b.pid))
+  end)
+
+  it("show the server to people, and as it says it", function()
+    local s = boot()
+    local r = cli.run(s, "status")
+    assert.equal(0, r.code)
+    assert.matches(("^moonpool [%%d.]+, pid %d, up %%d[^,]*, ready\n"):format(s.pid), r.out)
+    assert.is_truthy(r.out:find("configuration  " .. s.conf_path .. ", generation 1\n", 1, true), r.out)
+    assert.is_truthy(r.out:find("addresses      " .. s.url .. "\n", 1, true))
+    assert.matches("\nworkers        2\npolicy         default\n", r.out)
+    assert.same({ "smol", "cold" }, { r:row("smol")[1], r:row("smol")[2] })
+    assert.is_truthy(r:row "fake")
+    for line in r.out:gmatch "[^\n]+" do
+      assert.is_nil(line:match "%s$", line)
+    end
+    local j = cli.run(s, "status", "--json")
+    assert.equal(0, j.code)
+    local v = j:json()
+    assert.equal(s.pid, v.pid)
+    assert.equal(1, v.generation)
+    assert.equal(2, v.workers)
+    assert.is_true(v.ready)
+    assert.is_false(v.stopping)
+    assert.equal("smol", v.models[1].name)
+    assert.equal("fake", v.devices[1].name)
+    assert.equal(json.null, v.last_reload)
+    assert.same({ name = "default", errors = {} }, v.policy)
+    assert.equal(1, #v.generations)
+    assert.equal(s.dir .. "/state", v.state)
+    assert.is_true(v.uptime >= v.gateway_uptime - 0.1)
+    r = cli.run(s, "models", "smol")
+    assert.equal(0, r.code)
+    assert.matches("\nsource       .*smollm2", r.out)
+    assert.same({ "max_replicas", "1", "default" }, r:row "max_replicas")
+    r = cli.run(s, "models", "nix")
+    assert.same({ 1, "moonpool models: no model 'nix'; there are: smol\n" }, { r.code, r.err })
+    r = cli.run(s, "devices")
+    assert.equal(0, r.code)
+    assert.matches("cuda: this build has no CUDA device\n", r.out)
+    assert.equal("fake", cli.run(s, "devices", "--json"):json().devices[1].name)
+    r = cli.run(nil, "help")
+    for _, command in ipairs { "status", "models", "devices", "reload", "rollback", "generations", "decisions" } do
+      assert.matches("\n  " .. command .. " +%l", r.out)
+    end
+  end)
+
+  it("reload and roll back, and print what changed or everything that is wrong", function()
+    local s = boot { allow = { "refused, generation 2 serves on" } }
+    local first = read(s.conf_path)
+    local r = cli.run(s, "reload")
+    assert.same({ 0, "nothing changed: generation 1 serves\n", "" }, { r.code, r.out, r.err })
+    write(s.conf_path, first .. '\nmp.endpoint { route = "GET /new", handle = function() return "new" end }\n')
+    r = cli.run(s, "reload", "--dry-run")
+    assert.equal(0, r.code)
+    assert.matches("^fine: it would be generation 2\n  .*GET /new", r.out)
+    assert.equal(404, s:request({ path = "/new" }).status)
+    r = cli.run(s, "reload")
+    assert.equal(0, r.code)
+    assert.matches("^generation 2 serves\n  .*GET /new", r.out)
+    assert.equal(200, s:request({ path = "/new" }).status)
+    write(s.conf_path, first .. '\nmp.endpoint { route = "GET /new", handel = 1 }\nmp.modle "x" {}\n')
+    r = cli.run(s, "reload", "--json")
+    assert.equal(1, r.code)
+    assert.equal("", r.out)
+    assert.matches("moonpool.lua:34: mp.endpoint: unknown key 'handel'\n", r.err)
+    assert.matches("moonpool.lua:35: mp.modle is unknown: did you mean mp.model%?\n.*\n3 problems\n$", r.err)
+    r = cli.run(s, "status")
+    assert.matches("\nthe last reload failed, [%d.]+s ago: ", r.out)
+    local last = cli.run(s, "status", "--json"):json().last_reload
+    assert.same({ false, 2 }, { last.ok, last.generation })
+    assert.equal(200, s:request({ path = "/new" }).status)
+    r = cli.run(s, "rollback")
+    assert.equal(0, r.code)
+    assert.matches("^generation 1 serves\n", r.out)
+    assert.equal(404, s:request({ path = "/new" }).status)
+    local v = cli.run(s, "rollback", "2", "--json"):json()
+    assert.same({ true, 2 }, { v.ok, v.generation })
+    r = cli.run(s, "rollback", "7")
+    assert.equal(1, r.code)
+    assert.matches("^moonpool rollback: .*7", r.err)
+    r = cli.run(s, "generations")
+    assert.equal(0, r.code)
+    assert.same({ "2", "active" }, { r.out:match "\n +(%d+)  (%l+)" })
+    local list = cli.run(s, "generations", "--json"):json().generations
+    assert.same({ 2, true, 1, false }, { list[1].generation, list[1].active, list[2].generation, list[2].active })
+    local m = prometheus.read(ask(s, { path = "/metrics" }).body)
+    assert.same({ 1, 3, 2 }, { prometheus.value(m, "moonpool_reloads_total", { result = "unchanged" }),
+      prometheus.value(m, "moonpool_reloads_total", { result = "ok" }), prometheus.value(m, "moonpool_reloads_total", { result = "failed" }) })
+    assert.equal(2, prometheus.value(m, "moonpool_generation"))
+  end)
+
+  it("wait for the next gateway when one was killed", function()
+    local s = boot { allow = { "gateway ended %(killed by signal 9" } }
+    local before = s:pids().gateway
+    for _ = 1, 3 do
+      server.kill(s:pids().gateway, 9)
+      local r = cli.run(s, "status", "--json")
+      assert.equal(0, r.code, r.err)
+      assert.equal(s.pid, r:json().pid)
+    end
+    server.until_true("the same gateway answers", function()
+      return ask(s, { path = "/server" }):json().gateway ~= before
+    end)
+    local v = cli.run(s, "status", "--json"):json()
+    assert.is_true(v.uptime >= v.gateway_uptime)
+  end)
+end)
