@@ -1,5 +1,5 @@
---- The decisions that moonpool makes when nobody else does. Made to be copied: put what you need into an `mp.policy "mine" { … }` of your own,
---- name it in mp.server { policy = "mine" }, and leave out the slots that shall stay as they are. A policy may call these too:
+--- The decisions that moonpool makes when nobody else does. Made to be copied: put what you need into an `mp.policy "mine" { … }` of your
+--- own, name it in mp.server { policy = "mine" }, and leave out the slots that shall stay as they are. A policy may call these too:
 ---
 ---     local default = require "moonpool.policy.default"
 ---     mp.policy "mine" {
@@ -9,13 +9,13 @@
 ---       end,
 ---     }
 ---
---- Each function is pure: it sees its arguments and nothing else, and answers with a decision and a reason. What it is given is described in
---- lua/moonpool/api.lua: moonpool.Pool (a model at this moment), moonpool.Call (a request for one). One that raises, takes longer than
+--- Each function is pure: it sees its arguments and nothing else, and answers with a decision and a reason. What it is given is described
+--- in lua/moonpool/api.lua: moonpool.Pool (a model at this moment), moonpool.Call (a request for one). One that raises, takes longer than
 --- mp.server's limits.burst or answers nonsense does not count: the function below does, for that decision.
 local M = {}
 
---- How many replicas shall there be? Asked on the control thread whenever something has changed. The answer is then held to min_replicas and
---- max_replicas. `state` is a table of its own for each model: what is put into it comes back next time, also after a reload.
+--- How many replicas shall there be? Asked on the control thread whenever something has changed. The answer is then held to min_replicas
+--- and max_replicas. `state` is a table of its own for each model: what is put into it comes back next time, also after a reload.
 ---@param pool moonpool.Pool
 ---@return integer replicas
 ---@return string reason
@@ -30,9 +30,9 @@ function M.scale(pool)
   return 0, "idle"
 end
 
---- Who leaves the device, so that `need` bytes come free? The candidates hold pool.memory bytes each. Those that are not in use go before those
---- that are, those that are not to be kept warm (min_replicas) before those that are, and then the least recently used first; nobody goes for
---- whom the others do without.
+--- Who leaves the device, so that `need` bytes come free? The candidates hold pool.memory bytes each. Those that are not in use go before
+--- those that are, those that are not to be kept warm (min_replicas) before those that are, and then the least recently used first;
+--- nobody goes for whom the others do without.
 ---@param candidates moonpool.Pool[]
 ---@param need integer bytes
 ---@return string[] names
@@ -74,15 +74,16 @@ function M.evict(candidates, need)
   return names, "least recently used"
 end
 
---- Shall this request be taken? "accept"; "queue": behind everything that is accepted; or nil and an error, which the handler gets (a text, or
---- { code, message, status, retry_after }; by default code "refused" and status 429). A full queue is refused later, without being asked for.
+--- Shall this request be taken? "accept"; "queue": behind everything that is accepted; or nil and an error, which the handler gets (a
+--- text, or { code, message, status, retry_after }; by default code "refused" and status 429). A full queue is refused later, without
+--- being asked for.
 ---@return "accept"
 function M.admit()
   return "accept"
 end
 
---- Which of the waiting requests gets a place first? Higher before lower, from -1000 to 1000; equals in the order in which they came. Asked once,
---- when it comes.
+--- Which of the waiting requests gets a place first? Higher before lower, from -1000 to 1000; equals in the order in which they came.
+--- Asked once, when it comes.
 ---@param job moonpool.Call
 ---@return number priority
 function M.rank(job)
