@@ -87,6 +87,8 @@ static void to_loading(struct mp_keeper *k, struct mp_row *r, enum mp_cause caus
 
 static void to_warm(struct mp_keeper *k, struct mp_row *r, enum mp_cause cause, const char *reason)
 {
+    if (mp_row_state(r) == MP_MODEL_LOADING && r->reserved > 0)
+        r->room->seconds_per_byte = (double)(k->now_ns - r->since_ns) / 1e9 / (double)r->reserved;
     r->fails = 0;
     r->load_asked = r->lost = r->replaced = r->told_unload = r->swaps = false;
     move(k, r, MP_MODEL_WARM, cause, reason);
@@ -156,6 +158,7 @@ bool mp_row_let_go(struct mp_keeper *k, struct mp_row *r, bool idle, enum mp_cau
     if (!mp_queue_close(r->m, idle, k->now_ns))
         return false;
     r->order_ns = 0;
+    r->let_go_ns = k->now_ns;
     mp_row_moved(k, r, from, cause, reason);
     unload(k, r);
     return true;
@@ -478,10 +481,12 @@ void mp_keeper_declare(struct mp_keeper *k, struct mp_pool_model *m, const struc
 {
     struct mp_row *r = find(k, m);
     k->now_ns = mp_pool_now(k->pool);
-    if (!r)
-        r = add_row(k, m);
-    else
+    if (r) {
         forget_asked(r, base);
+    } else {
+        r = add_row(k, m);
+        mp_queue_settings(m, base, 0); /* until the first turn knows the time of day */
+    }
     r->base = *base;
     r->schedules = schedules;
     r->n_schedules = n;

@@ -11,7 +11,8 @@ struct mp_room { /* a device group */
     uint64_t memory;
     double max_wait, min_residency;
     uint64_t swaps;
-    bool pressed; /* somebody waits for memory: idle models tell of it */
+    double seconds_per_byte; /* of the last load; 0: none yet */
+    bool pressed;            /* somebody waits for memory: idle models tell of it */
 };
 
 enum mp_level {                /* how much a model is to be loaded, or to stay; the higher may send the lower away */
@@ -41,12 +42,13 @@ struct mp_row { /* a model */
     bool lost;         /* its engine died while it was warm: wanted within its window */
 
     /* How things stand. Its state is the model's: the keeper alone changes it. */
-    uint64_t since_ns; /* in this state */
-    uint64_t reserved; /* on its device */
-    uint64_t order_ns; /* the engine was not there to be told: when to try again */
-    uint32_t fails;    /* loads in a row */
-    uint64_t retry_ns; /* failed: not before */
-    bool seen_loading; /* loading: the engine said so */
+    uint64_t since_ns;  /* in this state */
+    uint64_t reserved;  /* on its device */
+    uint64_t let_go_ns; /* when it was last let go; 0: never */
+    uint64_t order_ns;  /* the engine was not there to be told: when to try again */
+    uint32_t fails;     /* loads in a row */
+    uint64_t retry_ns;  /* failed: not before */
+    bool seen_loading;  /* loading: the engine said so */
     bool
         told_unload; /* draining: the engine was told; failed: of a load that was given up, whose memory is not back yet */
     bool replaced; /* draining, loading: by its engine, another version takes its place */

@@ -7,7 +7,9 @@
 #include <math.h>
 
 static const double SOON = 1, FAR = 3600; /* what a Retry-After may be, seconds */
-static const double OFF = 60;             /* the same where nobody knows when replicas are allowed again */
+static const double TELL =
+    1; /* seconds: windows so short begin with a turn of the keeper, not some time after the last one */
+static const double OFF = 60; /* the same where nobody knows when replicas are allowed again */
 
 static uint64_t since(uint64_t then, uint64_t now)
 {
@@ -297,7 +299,9 @@ void mp_queue_leave(struct mp_waiter *w)
     if (w->state != MP_WAITER_OUT)
         m->used_ns = now;
     w->state = MP_WAITER_OUT;
-    demand = m->in_flight == 0 && ((m->tell_idle && m->waiting == 0) || state_of(m) == MP_MODEL_DRAINING);
+    demand = m->in_flight == 0 &&
+             ((m->waiting == 0 && (m->tell_idle || m->removed || m->settings.scaledown_window < TELL)) ||
+              state_of(m) == MP_MODEL_DRAINING);
     pthread_mutex_unlock(&m->lock);
     mp_port_forget(w->port, w);
     if (demand && m->kept)

@@ -1,7 +1,7 @@
 /* core/pool/room.c — the memory of a device, and turns among models that do not fit together. Called by keeper.c once per turn and device.
  *
  * Nothing is loaded that would pass the limit: what loads, is warm, drains, or was given up and is not confirmed yet, is all counted. Who
- * waits for room, the most wanted first and of those the longest waiter, gets what is free; what others are about to give back is set
+ * waits for room, the most wanted first and of those who has waited longest for its turn, gets what is free; what others are about to give back is set
  * aside for it. To make room, of the warm ones
  *
  *  - one at rest goes at once when the other is wanted more (enum mp_level). At rest: without a request for as long as loading it again
@@ -33,9 +33,11 @@ static bool has_requests(const struct mp_row *r)
     return r->f.in_flight + r->f.queued > 0;
 }
 
+/* One that was never loaded is expected to come as fast as the others did. */
 static double load_seconds(const struct mp_row *r)
 {
-    return r->f.load_seconds > 0 ? r->f.load_seconds : UNKNOWN_LOAD;
+    double guess = r->room->seconds_per_byte * (double)r->f.need;
+    return r->f.load_seconds > 0 ? r->f.load_seconds : guess > 0 ? guess : UNKNOWN_LOAD;
 }
 
 /* ---- who wants room ---- */
@@ -47,9 +49,15 @@ static bool wants(const struct mp_keeper *k, const struct mp_row *r)
            !r->told_unload;
 }
 
-static bool more_wanted(const struct mp_row *a, const struct mp_row *b)
+/* How long it has waited for its turn: one that was let go a moment ago waits since then, however long its line is. */
+static double turn_wait(const struct mp_keeper *k, const struct mp_row *r)
 {
-    return a->level != b->level ? a->level > b->level : a->f.oldest_wait > b->f.oldest_wait;
+    return fmin(r->f.oldest_wait, (double)(k->now_ns - r->let_go_ns) / 1e9);
+}
+
+static bool more_wanted(const struct mp_keeper *k, const struct mp_row *a, const struct mp_row *b)
+{
+    return a->level != b->level ? a->level > b->level : turn_wait(k, a) > turn_wait(k, b);
 }
 
 /* ---- who may go ---- */
@@ -276,7 +284,7 @@ void mp_room_share(struct mp_keeper *k, struct mp_room *room)
             b.coming += r->reserved;
         if (wants(k, r)) {
             uint32_t at = n++;
-            for (; at > 0 && more_wanted(r, wanters[at - 1]); at--)
+            for (; at > 0 && more_wanted(k, r, wanters[at - 1]); at--)
                 wanters[at] = wanters[at - 1];
             wanters[at] = r;
         }
