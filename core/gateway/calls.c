@@ -9,7 +9,7 @@
 #include <string.h>
 #include <uv.h>
 
-enum { PATIENCE_MS = 30000, TICK_MS = 250 };
+enum { PATIENCE_MS = 30000, TICK_MS = 250, MODELS_ID = 1 /* below every call's */ };
 
 enum { NO_SLOT = UINT32_MAX, SLOT_BITS = 24 };
 
@@ -19,7 +19,14 @@ struct slot {
     uint32_t next_free;
     uint32_t prompt_tokens; /* from PREPARED */
     bool sent, started;     /* PREPARE, START went out on the present connection */
-    uint64_t deadline_ns;   /* while not sent */
+    uint64_t deadline_ns;   /* not sent, though it has its place: when to give up */
+};
+
+/* Which version of a model the engine has, as it said on this connection. The first is heard before any PREPARE is sent: MODELS goes out
+ * when the link comes up. */
+struct version {
+    char *model;
+    uint64_t identity;
 };
 
 struct mp_calls {
@@ -27,10 +34,13 @@ struct mp_calls {
     struct mp_link *link;
     struct slot *slots;
     uint32_t n_slots, free;
+    uint32_t active;  /* slots taken: the link is wanted */
+    uint32_t waiting; /* of these not sent; the engine's own count follows it (mp_engine_waiting) */
     uint64_t count;
-    uint32_t waiting; /* calls not sent */
+    struct version *versions;
+    uint32_t n_versions;
     uint32_t patience_ms;
-    uv_timer_t tick; /* while some wait */
+    uv_timer_t tick; /* while a call that has its place waits for an engine */
 };
 
 static struct slot *slot_of(struct mp_calls *c, const struct mp_call *call)
@@ -42,6 +52,15 @@ static struct slot *slot_by_id(struct mp_calls *c, uint64_t id)
 {
     uint64_t i = id & ((1u << SLOT_BITS) - 1);
     return i < c->n_slots && c->slots[i].call && c->slots[i].id == id ? &c->slots[i] : NULL;
+}
+
+static void set_sent(struct mp_calls *c, struct slot *s, bool sent)
+{
+    if (s->sent == sent)
+        return;
+    s->sent = sent;
+    c->waiting += sent ? -1u : 1u;
+    mp_engine_waiting(c->engine, sent ? -1 : 1);
 }
 
 static struct slot *slot_take(struct mp_calls *c, struct mp_call *call)
@@ -60,24 +79,29 @@ static struct slot *slot_take(struct mp_calls *c, struct mp_call *call)
         i = c->free;
     }
     c->free = c->slots[i].next_free;
-    c->slots[i] = (struct slot){.call = call, .id = ++c->count << SLOT_BITS | i};
+    c->slots[i] = (struct slot){.call = call, .id = ++c->count << SLOT_BITS | i, .sent = true};
+    set_sent(c, &c->slots[i], false);
     mp_call_set_tag(call, (void *)(uintptr_t)i);
+    if (c->active++ == 0)
+        mp_link_want(c->link, true);
     return &c->slots[i];
 }
 
 static struct mp_call *slot_give(struct mp_calls *c, struct slot *s)
 {
     struct mp_call *call = mp_move(&s->call);
-    if (!s->sent)
-        c->waiting--;
+    set_sent(c, s, true);
+    if (--c->active == 0)
+        mp_link_want(c->link, false);
     s->next_free = c->free;
     c->free = (uint32_t)(s - c->slots);
     return call;
 }
 
 /* Ends a call that still holds its slot. The call may be gone after this. */
-static void fail(struct mp_calls *c, struct slot *s, const struct mp_err *err, double retry_after)
+static void fail(struct mp_calls *c, struct slot *s, struct mp_err *err, double retry_after)
 {
+    err->retry_after = retry_after;
     mp_call_on_failed(slot_give(c, s), err, retry_after);
 }
 
@@ -106,8 +130,7 @@ static int send_prepare(struct mp_calls *c, struct slot *s, struct mp_err *err)
         return mp_err_set(err, MP_ELIMIT, "a prompt of %zu bytes is too long", a->n);
     rc = mp_link_send(c->link, &m, err);
     if (rc == 0) {
-        s->sent = true;
-        c->waiting--;
+        set_sent(c, s, true);
         if (mp_call_started(s->call))
             rc = send_start(c, s, err);
     }
@@ -116,7 +139,8 @@ static int send_prepare(struct mp_calls *c, struct slot *s, struct mp_err *err)
 
 static void on_tick(uv_timer_t *t);
 
-static void wait_for_engine(struct mp_calls *c, struct slot *s)
+/* It has its place, and no engine is there just now. */
+static void be_patient(struct mp_calls *c, struct slot *s)
 {
     s->deadline_ns = mp_clock_mono_ns() + c->patience_ms * UINT64_C(1000000);
     uv_timer_start(&c->tick, on_tick, TICK_MS, TICK_MS);
@@ -131,11 +155,8 @@ static int ops_send(void *link, struct mp_call *call, struct mp_err *err)
     int rc = 0;
     if (!s)
         return mp_err_set(err, MP_EBUSY, "too many requests at once");
-    c->waiting++;
     if (usable(c))
         rc = send_prepare(c, s, err);
-    else
-        wait_for_engine(c, s);
     if (rc < 0)
         slot_give(c, s);
     return rc;
@@ -145,7 +166,9 @@ static void ops_go(void *link, struct mp_call *call)
 {
     struct mp_calls *c = link;
     struct slot *s = slot_of(c, call);
-    if (s->sent && !s->started)
+    if (!s->sent)
+        be_patient(c, s);
+    else if (!s->started)
         send_start(c, s, NULL); /* the args were encoded once before; away means `down` is on its way */
 }
 
@@ -176,14 +199,24 @@ static void ops_window(void *link, struct mp_call *call, size_t bytes)
 static void on_up(void *user)
 {
     struct mp_calls *c = user;
+    struct mp_msg ask = {.type = MP_MSG_MODELS, .id = MODELS_ID};
+    mp_link_send(c->link, &ask, NULL);
     if (usable(c))
         mp_calls_declared(c);
+}
+
+static void forget_versions(struct mp_calls *c)
+{
+    for (uint32_t i = 0; i < c->n_versions; i++)
+        mp_free(c->versions[i].model);
+    c->n_versions = 0;
 }
 
 static void on_down(void *user, const struct mp_err *why)
 {
     struct mp_calls *c = user;
-    (void)why;
+    (void)why; /* the control thread's link has it too, and says it */
+    forget_versions(c);
     for (uint32_t i = 0; i < c->n_slots; i++) {
         struct slot *s = &c->slots[i];
         struct mp_err err = {0};
@@ -194,11 +227,8 @@ static void on_down(void *user, const struct mp_err *why)
                        "the engine of model '%s' ended while it worked on this request; it is restarted",
                        mp_pool_model_name(mp_call_model(s->call)));
             fail(c, s, &err, 1);
-        } else {
-            s->sent = false;
-            c->waiting++;
-            wait_for_engine(c, s);
-        }
+        } else
+            set_sent(c, s, false);
     }
 }
 
@@ -206,16 +236,21 @@ static void on_tick(uv_timer_t *t)
 {
     struct mp_calls *c = mp_container_of(t, struct mp_calls, tick);
     uint64_t now = mp_clock_mono_ns();
+    bool patient = false;
     for (uint32_t i = 0; i < c->n_slots; i++) {
         struct slot *s = &c->slots[i];
         struct mp_err err = {0};
-        if (!s->call || s->sent || s->deadline_ns > now)
+        if (!s->call || s->sent || s->deadline_ns == 0)
             continue;
+        if (s->deadline_ns > now) {
+            patient = true;
+            continue;
+        }
         mp_err_set(&err, MP_EUNAVAILABLE, "no engine for model '%s' came within %g seconds",
                    mp_pool_model_name(mp_call_model(s->call)), c->patience_ms / 1000.0);
         fail(c, s, &err, 5);
     }
-    if (c->waiting == 0)
+    if (!patient)
         uv_timer_stop(t);
 }
 
@@ -231,12 +266,57 @@ void mp_calls_declared(struct mp_calls *c)
     }
 }
 
+/* The engine has another version of the model from here on: what has not started is prepared anew, under another id (an answer to the old
+ * one may be on its way). */
+static void prepare_anew(struct mp_calls *c, const char *model)
+{
+    for (uint32_t i = 0; i < c->n_slots; i++) {
+        struct slot *s = &c->slots[i];
+        struct mp_msg m = {.type = MP_MSG_CANCEL, .id = s->id};
+        struct mp_err err = {0};
+        if (!s->call || !s->sent || s->started || strcmp(mp_pool_model_name(mp_call_model(s->call)), model) != 0)
+            continue;
+        mp_link_send(c->link, &m, NULL);
+        s->id = ++c->count << SLOT_BITS | i;
+        set_sent(c, s, false);
+        if (send_prepare(c, s, &err) < 0)
+            fail(c, s, &err, 0);
+    }
+}
+
+static void on_state(struct mp_calls *c, const struct mp_msg_model_state *said)
+{
+    uint32_t i = 0;
+    if (said->identity == 0)
+        return;
+    while (i < c->n_versions &&
+           !(strlen(c->versions[i].model) == said->name.n && memcmp(c->versions[i].model, said->name.p, said->name.n) == 0))
+        i++;
+    if (i == c->n_versions) {
+        c->versions = mp_realloc(c->versions, ++c->n_versions * sizeof *c->versions);
+        c->versions[i] = (struct version){mp_strndup(said->name.p, said->name.n), said->identity};
+    } else if (c->versions[i].identity != said->identity) {
+        c->versions[i].identity = said->identity;
+        prepare_anew(c, c->versions[i].model);
+    }
+}
+
+static uint64_t less(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : 0;
+}
+
+/* queue_ns and load_ns are what the call waited in the engine; the pool adds what it waited before. */
 static void on_done(struct mp_calls *c, struct slot *s, const struct mp_msg_done *d)
 {
     struct mp_usage usage = {.prompt_tokens = d->prompt_tokens,
                              .cached_tokens = d->cached_tokens,
                              .completion_tokens = d->completion_tokens,
-                             .device_ns = d->device_ns};
+                             .device_ns = d->device_ns,
+                             .queue_ns = less(d->queue_ns, d->load_ns),
+                             .load_ns = d->load_ns,
+                             .prefill_ns = less(d->first_ns ? d->first_ns : d->total_ns, d->queue_ns),
+                             .decode_ns = d->first_ns ? less(d->total_ns, d->first_ns) : 0};
     struct mp_err err = {0};
     uint64_t id = s->id;
     if (d->text.n > 0) {
@@ -268,6 +348,8 @@ static void on_message(void *user, const struct mp_msg *m)
     struct mp_calls *c = user;
     struct slot *s = m->id ? slot_by_id(c, m->id) : NULL;
     struct mp_usage usage = {0};
+    if (m->type == MP_MSG_MODEL_STATE)
+        on_state(c, &m->u.model_state);
     if (!s) /* a broadcast (the control thread reads those), or of a call that was cancelled */
         return;
     switch (m->type) {
@@ -308,6 +390,8 @@ void mp_calls_patience(struct mp_calls *c, uint32_t ms)
 static void on_tick_closed(uv_handle_t *h)
 {
     struct mp_calls *c = mp_container_of((uv_timer_t *)h, struct mp_calls, tick);
+    forget_versions(c);
+    mp_free(c->versions);
     mp_free(c->slots);
     mp_free(c);
 }

@@ -22,7 +22,7 @@ struct mp_link {
     const struct mp_link_events *events;
     void *user;
     struct conn *conn; /* NULL between attempts */
-    bool up;
+    bool up, wanted;
     uint64_t retry_ms;
     /* Writes what is queued, once per turn. Active while there is something, and then the loop does not sleep: what others
      * queue just before it would (a request that was pipelined) goes out too. */
@@ -61,10 +61,19 @@ static void lost(struct mp_link *l, const struct mp_err *why)
     drop_conn(l);
     if (why->code == MP_EVERSION || why->code == MP_EPROTO)
         mp_error("link to %s: %s", l->path, why->message);
-    uv_timer_start(&l->retry, on_retry, l->retry_ms, 0);
-    l->retry_ms = l->retry_ms * 2 < RETRY_MOST_MS ? l->retry_ms * 2 : RETRY_MOST_MS;
+    if (l->wanted) {
+        uv_timer_start(&l->retry, on_retry, l->retry_ms, 0);
+        l->retry_ms = l->retry_ms * 2 < RETRY_MOST_MS ? l->retry_ms * 2 : RETRY_MOST_MS;
+    }
     if (was_up)
         l->events->down(l->user, why); /* last: it may free the link */
+}
+
+static void said_bye(struct mp_link *l, const struct mp_msg_bye *bye)
+{
+    struct mp_err why = {0};
+    mp_err_set(&why, 0, "%.*s", (int)bye->reason.n, bye->reason.n ? bye->reason.p : "");
+    lost(l, &why);
 }
 
 /* Gives what has come to the owner. False: the connection is gone, and perhaps the link. */
@@ -84,6 +93,9 @@ static bool take_messages(struct conn *c, struct mp_err *err)
         if (m.type == MP_MSG_PING) {
             struct mp_msg pong = {.type = MP_MSG_PONG, .u.pong = {.nonce = m.u.ping.nonce}};
             mp_link_send(l, &pong, NULL);
+        } else if (m.type == MP_MSG_BYE) {
+            said_bye(l, &m.u.bye);
+            return false;
         } else
             l->events->message(l->user, &m);
     }
@@ -181,8 +193,21 @@ struct mp_link *mp_link_new(struct mp_evloop *loop, const char *path, const stru
     l->handles = 2;
     uv_timer_init(l->loop, &l->retry);
     uv_idle_init(l->loop, &l->flush);
-    try_connect(l);
     return l;
+}
+
+void mp_link_want(struct mp_link *l, bool wanted)
+{
+    bool before = l->wanted;
+    l->wanted = wanted;
+    if (wanted && !before && !l->conn) {
+        l->retry_ms = RETRY_FIRST_MS;
+        uv_timer_start(&l->retry, on_retry, 0, 0);
+    } else if (!wanted && before) {
+        uv_timer_stop(&l->retry);
+        if (!l->up)
+            drop_conn(l);
+    }
 }
 
 static void link_closed(struct mp_link *l)

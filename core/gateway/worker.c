@@ -1,6 +1,7 @@
 /* core/gateway/worker.c — see worker.h. */
 #include "core/gateway/worker.h"
 
+#include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "core/gateway/answer.h"
@@ -11,6 +12,88 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <uv.h>
+
+/* When the worker's port runs: at once when another thread gave one of its calls a place (`wake` is sent, many at once count as one), and
+ * when its earliest waiting call times out. That moment is looked at before each sleep of the loop: calls come and go in every turn. */
+struct mp_port_clock {
+    struct mp_pool_port *port;
+    uv_async_t wake; /* any thread sends it */
+    uv_timer_t due;
+    uv_prepare_t before_sleep;
+    uint64_t armed; /* what the timer is set to; UINT64_MAX: it is not */
+    int handles;    /* how many of the three are not closed yet */
+};
+
+static void port_run(struct mp_port_clock *k)
+{
+    mp_pool_port_run(k->port, mp_clock_mono_ns());
+}
+
+static void on_wake(uv_async_t *h)
+{
+    port_run(h->data);
+}
+
+static void on_due(uv_timer_t *h)
+{
+    struct mp_port_clock *k = h->data;
+    k->armed = UINT64_MAX;
+    port_run(k);
+}
+
+static void on_before_sleep(uv_prepare_t *h)
+{
+    struct mp_port_clock *k = h->data;
+    uint64_t due = mp_pool_port_due(k->port), now;
+    if (due == k->armed)
+        return;
+    k->armed = due;
+    if (due == UINT64_MAX) {
+        uv_timer_stop(&k->due);
+        return;
+    }
+    now = mp_clock_mono_ns();
+    uv_update_time(h->loop); /* the timer counts from the loop's own time */
+    uv_timer_start(&k->due, on_due, due > now ? (due - now) / 1000000 + 1 : 0, 0);
+}
+
+static void port_wake(void *ctx)
+{
+    struct mp_port_clock *k = ctx;
+    uv_async_send(&k->wake);
+}
+
+static struct mp_port_clock *clock_new(struct mp_evloop *loop, struct mp_pool *pool)
+{
+    struct mp_port_clock *k = mp_calloc(sizeof *k);
+    uv_loop_t *uv = mp_evloop_uv(loop);
+    k->armed = UINT64_MAX;
+    k->handles = 3;
+    uv_async_init(uv, &k->wake, on_wake);
+    uv_timer_init(uv, &k->due);
+    uv_prepare_init(uv, &k->before_sleep);
+    k->wake.data = k->due.data = k->before_sleep.data = k;
+    k->port = mp_pool_port_new(pool, port_wake, k);
+    uv_prepare_start(&k->before_sleep, on_before_sleep);
+    return k;
+}
+
+static void on_clock_closed(uv_handle_t *h)
+{
+    struct mp_port_clock *k = h->data;
+    if (--k->handles == 0)
+        mp_free(k);
+}
+
+/* The port goes with it: from then on nobody sends `wake`. */
+static void clock_free(struct mp_port_clock *k)
+{
+    mp_pool_port_free(k->port);
+    uv_close((uv_handle_t *)&k->wake, on_clock_closed);
+    uv_close((uv_handle_t *)&k->due, on_clock_closed);
+    uv_close((uv_handle_t *)&k->before_sleep, on_clock_closed);
+}
 
 void mp_gateway_unpin(const struct mp_gateway *g, struct mp_generation *generation)
 {
@@ -24,7 +107,8 @@ static int set_up(struct mp_worker *w)
     struct mp_handler handler = mp_answer_handler(w);
     struct mp_engine *e;
     int rc = 0;
-    w->port = mp_pool_port_new(g->pool, NULL, NULL);
+    w->clock = clock_new(w->loop, g->pool);
+    w->port = w->clock->port;
     for (uint32_t i = 0; (e = mp_models_engine_at(g->models, i)) != NULL; i++) {
         w->calls[i] = mp_calls_new(w->loop, e);
         mp_pool_port_bind(w->port, mp_engine_slot(e), w->calls[i]);
@@ -51,7 +135,7 @@ static void *run(void *arg)
     mp_script_worker_free(w->script);
     for (size_t i = 0; i < MP_COUNT(w->calls); i++)
         mp_calls_free(w->calls[i]);
-    mp_pool_port_free(w->port);
+    clock_free(w->clock);
     return NULL;
 }
 

@@ -45,6 +45,7 @@ struct mp_worker {
     struct mp_script_worker *script;
     struct mp_limits *limits;
     struct mp_pool_port *port;
+    struct mp_port_clock *clock; /* runs the port when it is woken and when it is due */
     struct mp_calls *calls[MP_POOL_MAX_PROVIDERS];
     void (*gone)(void *user); /* called from its thread when a drained server has no connection left */
     void *gone_user;
