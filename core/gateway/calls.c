@@ -289,8 +289,8 @@ static void on_state(struct mp_calls *c, const struct mp_msg_model_state *said)
     uint32_t i = 0;
     if (said->identity == 0)
         return;
-    while (i < c->n_versions &&
-           !(strlen(c->versions[i].model) == said->name.n && memcmp(c->versions[i].model, said->name.p, said->name.n) == 0))
+    while (i < c->n_versions && !(strlen(c->versions[i].model) == said->name.n &&
+                                  memcmp(c->versions[i].model, said->name.p, said->name.n) == 0))
         i++;
     if (i == c->n_versions) {
         c->versions = mp_realloc(c->versions, ++c->n_versions * sizeof *c->versions);

@@ -68,6 +68,8 @@ const char *mp_engine_group(const struct mp_engine *e); /* any thread */
 uint32_t mp_engine_slot(const struct mp_engine *e);     /* its provider's slot in the pool; any thread */
 uint32_t
 mp_engine_declared(const struct mp_engine *e); /* process id of the engine that knows its models; 0; any thread */
+/* Any thread: so many more (or fewer) of a worker's calls wait for the engine to prepare them: it is wanted while any do. */
+void mp_engine_waiting(struct mp_engine *e, int32_t change);
 
 /* For struct mp_provider_ops; ctx is a struct mp_engine. */
 int mp_engine_load(void *ctx, struct mp_pool_model *m, struct mp_err *err);
