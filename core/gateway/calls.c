@@ -301,22 +301,12 @@ static void on_state(struct mp_calls *c, const struct mp_msg_model_state *said)
     }
 }
 
-static uint64_t less(uint64_t a, uint64_t b)
-{
-    return a > b ? a - b : 0;
-}
-
-/* queue_ns and load_ns are what the call waited in the engine; the pool adds what it waited before. */
 static void on_done(struct mp_calls *c, struct slot *s, const struct mp_msg_done *d)
 {
     struct mp_usage usage = {.prompt_tokens = d->prompt_tokens,
                              .cached_tokens = d->cached_tokens,
                              .completion_tokens = d->completion_tokens,
-                             .device_ns = d->device_ns,
-                             .queue_ns = less(d->queue_ns, d->load_ns),
-                             .load_ns = d->load_ns,
-                             .prefill_ns = less(d->first_ns ? d->first_ns : d->total_ns, d->queue_ns),
-                             .decode_ns = d->first_ns ? less(d->total_ns, d->first_ns) : 0};
+                             .device_ns = d->device_ns};
     struct mp_err err = {0};
     uint64_t id = s->id;
     if (d->text.n > 0) {

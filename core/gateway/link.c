@@ -23,7 +23,7 @@ struct mp_link {
     void *user;
     struct conn *conn; /* NULL between attempts */
     bool up, wanted;
-    uint64_t retry_ms;
+    uint64_t retry_ms, up_ms; /* until the next try; when it came up, by the loop's time */
     /* Writes what is queued, once per turn. Active while there is something, and then the loop does not sleep: what others
      * queue just before it would (a request that was pipelined) goes out too. */
     uv_idle_t flush;
@@ -56,8 +56,10 @@ static void on_retry(uv_timer_t *t)
 
 static void lost(struct mp_link *l, const struct mp_err *why)
 {
-    bool was_up = l->up;
+    bool was_up = l->up, steady = why->code == 0 || uv_now(l->loop) - l->up_ms >= RETRY_MOST_MS;
     l->up = false;
+    if (was_up && steady)
+        l->retry_ms = RETRY_FIRST_MS;
     drop_conn(l);
     if (why->code == MP_EVERSION || why->code == MP_EPROTO)
         mp_error("link to %s: %s", l->path, why->message);
@@ -76,6 +78,13 @@ static void said_bye(struct mp_link *l, const struct mp_msg_bye *bye)
     lost(l, &why);
 }
 
+static void came_up(struct mp_link *l)
+{
+    l->up = true;
+    l->up_ms = uv_now(l->loop);
+    l->events->up(l->user);
+}
+
 /* Gives what has come to the owner. False: the connection is gone, and perhaps the link. */
 static bool take_messages(struct conn *c, struct mp_err *err)
 {
@@ -84,9 +93,7 @@ static bool take_messages(struct conn *c, struct mp_err *err)
     while (c->link && (rc = mp_wire_next(c->wire, &m, err)) == 1) {
         struct mp_link *l = c->link;
         if (!l->up) {
-            l->up = true;
-            l->retry_ms = RETRY_FIRST_MS;
-            l->events->up(l->user);
+            came_up(l);
             if (!c->link)
                 return false;
         }
@@ -106,9 +113,7 @@ static bool take_messages(struct conn *c, struct mp_err *err)
         return false;
     }
     if (!c->link->up && mp_wire_ready(c->wire)) { /* HELLO alone: the wire keeps it to itself */
-        c->link->up = true;
-        c->link->retry_ms = RETRY_FIRST_MS;
-        c->link->events->up(c->link->user);
+        came_up(c->link);
     }
     return c->link != NULL;
 }

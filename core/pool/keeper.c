@@ -130,6 +130,7 @@ bool mp_row_load(struct mp_keeper *k, struct mp_row *r)
         mp_row_reserve(r, r->f.need);
         r->room->swaps += r->swaps;
         to_loading(k, r, load_cause(r), r->reason);
+        mp_keeper_due_in(k, r->f.settings.startup_timeout);
         return true;
     }
     if (rc == MP_EAGAIN)

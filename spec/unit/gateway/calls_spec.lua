@@ -67,6 +67,7 @@ describe("calls at an engine", function()
   --- One turn of both sides. Declarations and loads are answered; the rest is noted in `said`.
   local function turn()
     C.mp_evloop_turn(loop, false)
+    C.mp_pool_port_run(port, C.mp_pool_now(pool))
     if listener then
       accept()
     end
@@ -116,6 +117,10 @@ describe("calls at an engine", function()
     local want = { ... }
     until_true("no " .. table.concat(want, ", "), function() return #seen >= #want end)
     assert.same(want, seen)
+  end
+
+  local function until_state(name)
+    until_true("the model is not " .. name, function() return C.mp_pool_model_state(model) == C["MP_MODEL_" .. name] end)
   end
 
   local function listen()
@@ -176,6 +181,7 @@ describe("calls at an engine", function()
     local engine = C.mp_models_add_engine(models, "cpu", path)
     config, conf = ffi.new "struct mp_config", ffi.new "struct mp_conf_model[1]"
     keep.devices = ffi.new("const char *[1]", { "cpu" })
+    C.mp_pool_settings_init(conf[0].settings)
     conf[0].name, conf[0].devices, conf[0].n_devices, conf[0].spec_json = "m", keep.devices, 1, "{}"
     config.models, config.n_models = conf, 1
     assert.equal(0, C.mp_models_declare(models, config, err))
@@ -298,18 +304,48 @@ describe("calls at an engine", function()
     assert.same({ "prepared 3 5", "done 3 stop 3+2", "done 2 stop 3+2" }, { seen[4], seen[5], seen[6] })
   end)
 
-  it("fail when no engine comes back in time", function()
-    turn()
-    die()
+  local function gone()
     ffi.C.close(listener)
     os.remove(path)
     listener = nil
-    C.mp_calls_patience(calls, 50)
+  end
+
+  it("fail when no engine comes within the model's startup_timeout", function()
+    conf[0].settings.startup_timeout = 0.05
+    assert.equal(0, C.mp_models_declare(models, config, err))
+    local failed = ffi.new "struct mp_pool_model *[1]"
+    until_true("ready", function() return C.mp_models_ready(models, failed) end)
+    gone()
+    die()
     call(1, "x")
-    until_seen "failed 1 unavailable: no engine for model 'm' came within 0.05 seconds"
+    until_seen "failed 1 unavailable: model 'm' cannot be loaded: it was not loaded within its startup_timeout of 0.05 seconds"
+    conf[0].settings.startup_timeout = 60
+    assert.equal(0, C.mp_models_declare(models, config, err)) -- told anew: tried again at once
     listen()
     call(2, "y")
-    assert.equal("y", until_said("PREPARE").payload) -- it came back
+    assert.equal("y", until_said("PREPARE").payload)
+  end)
+
+  it("that have a place wait a while for the engine, then fail", function()
+    C.mp_calls_patience(calls, 50)
+    local c = call(1, "x", function(a) a.hold = true end)
+    local p = until_said "PREPARE"
+    prepared(p, 1)
+    until_state "WARM"
+    until_seen "prepared 1 1"
+    gone() -- for this worker alone
+    for i, wire in pairs(lines) do
+      if wire == p.wire then
+        C.mp_wire_free(wire)
+        lines[i] = nil
+      end
+    end
+    for _ = 1, 10 do
+      turn()
+    end
+    C.mp_call_start(c)
+    until_seen("prepared 1 1", "failed 1 unavailable: no engine for model 'm' came within 0.05 seconds")
+    listen()
   end)
 
   it("end when the engine speaks nonsense, and start anew on a new connection", function()
