@@ -47,6 +47,8 @@ static void put_models(struct mp_buf *b, const struct mp_config *config, struct 
                       mp_model_state_name((uint32_t)s.state));
         if (s.memory > 0)
             mp_buf_printf(b, ", %" PRIu64 " MiB", s.memory >> 20);
+        else if (s.need > 0) /* rounded up */
+            mp_buf_printf(b, ", needs %" PRIu64 " MiB", (s.need + (1 << 20) - 1) >> 20);
         if (s.reason[0])
             mp_buf_printf(b, " (%s)", s.reason);
         mp_buf_putc(b, '\n');
