@@ -34,7 +34,8 @@
     X(MP_EUSAGE, -25, "usage", 500)                     \
     X(MP_EINTERNAL, -26, "internal", 500)               \
     X(MP_EDEADLINE, -27, "deadline", 503)               \
-    X(MP_EQTIMEOUT, -28, "queue_timeout", 503)
+    X(MP_EQTIMEOUT, -28, "queue_timeout", 503)          \
+    X(MP_EREFUSED, -29, "refused", 429)
 
 enum mp_error {
 #define X(code, num, name, status) code = num,

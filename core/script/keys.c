@@ -240,8 +240,7 @@ static const struct mp_field endpoint_fields[] = {
      .doc = "a request's body; default: limits.body"},
     {"max_concurrency", MP_TYPE_INTEGER, .min = 1, .max = 1000000, .also = "concurrency limit",
      .doc = "requests at once, over all workers; more are refused with 429"},
-    {"timeout", MP_TYPE_SECONDS, .min = 0.001, .max = 86400,
-     .doc = "time a request may take in all, then 504"},
+    {"timeout", MP_TYPE_SECONDS, .min = 0.001, .max = 86400, .doc = "time a request may take in all, then 504"},
     {"half_close", MP_TYPE_BOOLEAN, .later = true, .doc = "a client that has closed its side is still answered"},
 };
 const struct mp_schema mp_keys_endpoint = SCHEMA(endpoint_fields);

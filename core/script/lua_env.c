@@ -20,6 +20,7 @@ static const char *text_argument(lua_State *L, const char *fn, const char *what)
 /* mp.env(name): the environment variable, or nil. Any phase. */
 static int lua_env(lua_State *L)
 {
+    mp_script_pure(L, "mp.env");
     const char *v = getenv(text_argument(L, "mp.env", "name"));
     if (v)
         lua_pushstring(L, v);

@@ -1,12 +1,14 @@
-/* core/script/lua_model.c — a model as scripts hold it: model.name, model:chat{}, model:complete{}, model:status(). */
+/* core/script/lua_model.c — a model as scripts hold it: model.name, model:chat{}, model:complete{}, model:scale{}, model:status(). */
 #include "core/script/lua_model.h"
 
 #include "core/base/clock.h"
 #include "core/base/json.h"
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
+#include "core/script/facts.h"
 #include "core/script/format.h"
 #include "core/script/keys.h"
+#include "core/script/policy_impl.h"
 #include "core/vm/lua_json.h"
 
 #include <math.h>
@@ -37,6 +39,14 @@ static struct lua_model *model_of(lua_State *L, const char *fn)
     if (!ours)
         luaL_error(L, "%s: write it with a colon, on a model", fn);
     return lua_touserdata(L, 1);
+}
+
+/* The model in the pool; NULL when it is not there. */
+static struct mp_pool_model *pool_of(struct lua_model *m, const struct mp_run *run)
+{
+    if (!m->pool && run->worker->port)
+        m->pool = mp_pool_find(mp_pool_port_pool(run->worker->port), m->name);
+    return m->pool;
 }
 
 /* ---- arguments ---- */
@@ -229,16 +239,20 @@ bool model_read_args(lua_State *L, struct mp_run *run, const char *fn, bool chat
         mp_err_set(&err, MP_EUNAVAILABLE, "model \"%s\": there is no engine here", m->name);
         return fail(L, &err, NULL);
     }
-    if (!m->pool)
-        m->pool = mp_pool_find(mp_pool_port_pool(run->worker->port), m->name);
-    if (!m->pool || !out->conf) {
+    if (!pool_of(m, run) || !out->conf) {
         mp_err_set(&err, MP_EUNAVAILABLE, "model \"%s\" is not here", m->name);
         return fail(L, &err, NULL);
     }
+    out->asked = m->name;
     out->call.model = m->pool;
+    out->call.priority = (int32_t)number_or(L, 3, "priority", 0);
     out->call.exact = number_or(L, 3, "max_tokens", -1) >= 0;
-    return take_settings(L, run, 3, &out->conf->sampling, &out->call.start) &&
-           take_payload(L, run, 3, chat, &out->call);
+    policy_route(L, run, out);
+    if (!take_settings(L, run, 3, &out->conf->sampling, &out->call.start) ||
+        !take_payload(L, run, 3, chat, &out->call) || !policy_admit(L, run, out))
+        return false;
+    policy_rank(L, run, out);
+    return true;
 }
 
 /* ---- calls ---- */
@@ -413,34 +427,109 @@ static int model_complete(lua_State *L)
     return generate(L, "model:complete", false);
 }
 
+/* ---- scale ---- */
+
+/* mp.null resets: the bits of the keys of the table at 2 (and of its `queue`) that are null. */
+static uint32_t take_reset(lua_State *L)
+{
+    uint32_t reset = 0;
+    lua_getfield(L, 2, "queue");
+    int queue = lua_gettop(L);
+#define X(name, key, type, def, least, most)                                               \
+    {                                                                                      \
+        const char *dot = strchr(key, '.');                                                \
+        if (dot && lua_istable(L, queue))                                                  \
+            lua_getfield(L, queue, dot + 1);                                               \
+        else if (dot)                                                                      \
+            lua_pushvalue(L, queue);                                                       \
+        else                                                                               \
+            lua_getfield(L, 2, key);                                                       \
+        reset |= (uint32_t)(lua_type(L, -1) == LUA_TLIGHTUSERDATA) << MP_SET_##name##_BIT; \
+        lua_settop(L, queue);                                                              \
+    }
+    MP_POOL_SETTINGS(X)
+#undef X
+    lua_settop(L, queue - 1);
+    return reset;
+}
+
+/* model:scale{ min_replicas = 1, … } → true, or nil and err. mp.null: what the configuration says again. Counts until a schedule sets the
+ * same key. In a handler or a job. */
+static int model_scale(lua_State *L)
+{
+    struct lua_model *m = model_of(L, "model:scale");
+    struct mp_run *run = mp_run_require(L, "model:scale", MP_PHASE_HANDLE | MP_PHASE_BACKGROUND);
+    struct reporting r = {.L = L, .fn = "model:scale"};
+    struct mp_checker c = {.L = L, .report = report, .ctx = &r, .field_words = true};
+    struct mp_pool_override o;
+    struct mp_err err = {0};
+    const char *key = NULL;
+    if (lua_type(L, 2) != LUA_TTABLE)
+        return luaL_error(L, "model:scale takes a table: model:scale{ min_replicas = 1 }");
+    lua_settop(L, 2);
+    refuse_unknown(L, "model:scale", &mp_keys_settings);
+    mp_schema_check(&c, &mp_keys_settings, 2);
+    if (c.problems) {
+        invalid(L, r.param, "%s", r.message);
+        return 2;
+    }
+    mp_settings_take(L, 3, &o);
+    uint32_t reset = take_reset(L);
+    const char *conflict = mp_settings_conflict(&o, &key);
+    if (conflict) {
+        invalid(L, key, "%s", conflict);
+        return 2;
+    }
+    if (!o.set && !reset)
+        return luaL_error(L, "model:scale: nothing is set");
+    struct mp_pool_model *pool = pool_of(m, run);
+    if (!pool)
+        mp_err_set(&err, MP_EUNAVAILABLE, "model \"%s\" is not here", m->name);
+    if (!pool || mp_pool_model_ask(pool, &o, reset, &err) < 0)
+        return mp_script_fail(L, &err);
+    lua_pushboolean(L, true);
+    return 1;
+}
+
 /* ---- status ---- */
 
-/* model:status() → { state, running, queued, waiting, in_flight, calls, loads, memory, context, device, arch, reason }. */
+/* model:status() → what is known of it, and the settings that count now: lua/moonpool/api.lua describes the table. */
 static int model_status(lua_State *L)
 {
     struct lua_model *m = model_of(L, "model:status");
     struct mp_run *run = mp_run_require(L, "model:status", MP_PHASE_HANDLE | MP_PHASE_BACKGROUND);
     struct mp_pool_status s;
+    struct mp_pool_facts facts;
     struct mp_err err = {0};
-    if (!m->pool && run->worker->port)
-        m->pool = mp_pool_find(mp_pool_port_pool(run->worker->port), m->name);
-    if (!m->pool) {
+    if (!pool_of(m, run)) {
         mp_err_set(&err, MP_EUNAVAILABLE, "model \"%s\" is not here", m->name);
         return mp_script_fail(L, &err);
     }
     mp_pool_model_status(m->pool, &s);
+    mp_pool_model_facts(m->pool, mp_pool_now(mp_pool_port_pool(run->worker->port)), &facts);
     const struct mp_conf_model *conf = mp_config_model(run->script->config, m->name);
     if (conf)
         hide_path(s.reason, conf);
     const struct {
         const char *key;
         double value;
-    } numbers[] = {{"running", s.running},     {"queued", s.queued},        {"waiting", s.waiting},
-                   {"in_flight", s.in_flight}, {"calls", (double)s.calls},  {"loads", s.loads},
-                   {"context", s.context},     {"memory", (double)s.memory}};
+    } numbers[] = {{"running", s.running},
+                   {"queued", s.queued},
+                   {"waiting", s.waiting},
+                   {"in_flight", s.in_flight},
+                   {"calls", (double)s.calls},
+                   {"loads", s.loads},
+                   {"context", s.context},
+                   {"memory", (double)s.memory},
+                   {"need", (double)s.need},
+                   {"reserved", (double)s.reserved},
+                   {"cold_starts", (double)s.cold_starts},
+                   {"load_seconds", s.load_seconds},
+                   {"idle", s.idle},
+                   {"state_seconds", s.state_seconds}};
     const char *const words[][2] = {
         {"state", mp_model_state_name(s.state)}, {"device", s.device}, {"arch", s.arch}, {"reason", s.reason}};
-    lua_createtable(L, 0, MP_COUNT(numbers) + MP_COUNT(words));
+    lua_createtable(L, 0, MP_COUNT(numbers) + MP_COUNT(words) + MP_N_POOL_SETTINGS);
     for (size_t i = 0; i < MP_COUNT(numbers); i++) {
         lua_pushnumber(L, numbers[i].value);
         lua_setfield(L, -2, numbers[i].key);
@@ -449,12 +538,13 @@ static int model_status(lua_State *L)
         lua_pushstring(L, words[i][1]);
         lua_setfield(L, -2, words[i][0]);
     }
+    mp_settings_put(L, lua_gettop(L), &facts.settings);
     return 1;
 }
 
 /* ---- life ---- */
 
-static const char *const later[] = {"embed", "scale"};
+static const char *const later[] = {"embed"};
 
 /* Upvalue 1: the methods. */
 static int model_index(lua_State *L)
@@ -472,8 +562,8 @@ static int model_index(lua_State *L)
     for (size_t i = 0; i < MP_COUNT(later); i++)
         if (strcmp(key, later[i]) == 0)
             return luaL_error(L, "model:%s is not yet built", key);
-    return luaL_error(L, "a model has no '%s' (it has: name, chat, chat_stream, complete, complete_stream, status)",
-                      key);
+    return luaL_error(
+        L, "a model has no '%s' (it has: name, chat, chat_stream, complete, complete_stream, status, scale)", key);
 }
 
 void mp_lua_model_open(lua_State *L)
@@ -483,6 +573,7 @@ void mp_lua_model_open(lua_State *L)
                                               {"chat_stream", lua_model_chat_stream},
                                               {"complete_stream", lua_model_complete_stream},
                                               {"status", model_status},
+                                              {"scale", model_scale},
                                               {NULL, NULL}};
     lua_pushlightuserdata(L, &model_key);
     lua_newtable(L);

@@ -6,7 +6,8 @@
 #include "core/script/run_impl.h"
 
 struct model_args {
-    const struct mp_conf_model *conf;
+    const struct mp_conf_model *conf; /* of the model that is called */
+    const char *asked;                /* the name of the one that was asked for: a policy may route to another */
     struct mp_call_args call; /* events and user are the caller's to set; payload and stops live as long as the run */
 };
 

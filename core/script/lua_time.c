@@ -11,6 +11,7 @@
 /* mp.time(): seconds since 1970, with fractions. Any phase. */
 static int lua_time(lua_State *L)
 {
+    mp_script_pure(L, "mp.time");
     lua_pushnumber(L, (double)mp_clock_wall_ns() / 1e9);
     return 1;
 }
@@ -22,6 +23,7 @@ static int lua_uuid(lua_State *L)
     unsigned char b[16];
     char s[36];
     int n = 0;
+    mp_script_pure(L, "mp.uuid");
     if (getrandom(b, sizeof b, 0) != (ssize_t)sizeof b)
         return luaL_error(L, "mp.uuid: the system gives no random bytes");
     b[6] = (unsigned char)((b[6] & 0x0f) | 0x40);

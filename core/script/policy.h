@@ -1,5 +1,5 @@
-/* core/script/policy.h — asking a policy. A policy function is pure: plain data in, a decision and its reason out; it may not wait, and clock,
- * random numbers, mp.* and module state are out of its reach. `scale` and `evict` run on the control thread in the generation's control VM
+/* core/script/policy.h — asking a policy. A policy function is pure: plain data in, a decision and its reason out. What waits, the clock, random
+ * numbers and the environment raise in it (mp_script_pure); module state is out of its reach by contract only. `scale` and `evict` run on the control thread in the generation's control VM
  * (the one behind the workers'); `admit`, `rank` and `route` in the request's worker.
  *
  * One that raises, takes longer than its burst, or answers nonsense does not count: the default's answer does (lua/moonpool/policy/default.lua,
@@ -36,7 +36,7 @@ int mp_policy_evict(struct mp_policies *p, struct mp_generation *g, const struct
 
 /* For status: what fell back since the process began, most recent first. False behind the last. Any thread. */
 struct mp_policy_error {
-    char policy[64], slot[16], kind[16], message[300]; /* kind: raised, late, nonsense */
+    char policy[64], slot[16], kind[16], message[300]; /* kind: raised, late, memory, nonsense */
     uint64_t count;
     double age; /* seconds since the last */
 };

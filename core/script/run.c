@@ -102,6 +102,7 @@ struct mp_run *mp_run_require(lua_State *L, const char *fn, unsigned phases)
                  {MP_PHASE_BACKGROUND, "a job runs", "in a job"}};
     struct mp_script *s = mp_script_of(L);
     enum mp_phase now = s->current ? s->current->phase : s->phase;
+    mp_script_pure(L, fn);
     if (s->current && (phases & now))
         return s->current;
     const char *during = "nothing runs", *allowed = NULL;

@@ -34,6 +34,26 @@ void mp_script_where(lua_State *L, char *out, size_t size)
     }
 }
 
+void mp_script_pure(lua_State *L, const char *fn)
+{
+    if (mp_script_of(L)->deciding)
+        luaL_error(L, "a policy may not use %s: time and state are its arguments, and nothing else counts", fn);
+}
+
+/* For lua/moonpool/init.lua: (fn) -> nothing. */
+static int lua_pure(lua_State *L)
+{
+    struct mp_script *s = mp_script_of(L);
+    if (s->deciding) {
+        luaL_where(L, 2); /* who called the function that asks */
+        lua_pushfstring(L, "a policy may not use %s: time and state are its arguments, and nothing else counts",
+                        lua_tostring(L, 1));
+        lua_concat(L, 2);
+        return lua_error(L);
+    }
+    return 0;
+}
+
 /* require "a.b": a/b.lua or a/b/init.lua beside the configuration. */
 static int load_module(void *ctx, const char *module, struct mp_buf *out, struct mp_buf *chunk, struct mp_err *err)
 {
@@ -110,6 +130,8 @@ static int open_api(lua_State *L)
     lua_settop(L, 1);
     lua_pushlightuserdata(L, &mp_run_park_mark);
     lua_setfield(L, 1, "__park");
+    lua_pushcfunction(L, lua_pure);
+    lua_setfield(L, 1, "__pure");
 
     /* lua/moonpool/init.lua adds what is written in Lua, takes what starts with "__" away and returns enter. */
     lua_pushvalue(L, 1);
@@ -122,6 +144,8 @@ static int open_api(lua_State *L)
     lua_setfield(L, 1, "__enter");
     lua_pushnil(L);
     lua_setfield(L, 1, "__park");
+    lua_pushnil(L);
+    lua_setfield(L, 1, "__pure");
     lua_pushnil(L);
     lua_setglobal(L, "__moonpool");
 

@@ -75,6 +75,9 @@ struct mp_script *mp_script_of(lua_State *L);
 /* Where Lua calls from: "conf/moonpool.lua:12", or "" when nowhere is known. Levels of the bundled library are skipped. */
 void mp_script_where(lua_State *L, char *out, size_t size);
 
+/* Raises while a policy's function runs: fn ("mp.time") is not pure. Functions that wait ask mp_run_require, which does the same. */
+void mp_script_pure(lua_State *L, const char *fn);
+
 /* Pushes `nil, err`: the table { code, message, status, retry_after?, cause? } with __tostring; returns 2. retry_after is err's own. */
 int mp_script_fail(lua_State *L, const struct mp_err *err);
 /* Pushes just the error table. */

@@ -199,6 +199,28 @@ void mp_watch_credit(struct mp_watch *w, uint64_t cpu_ns)
     atomic_store(&w->run, ++w->number); /* a new number: a kill that was judged by the old time hits nothing */
 }
 
+void mp_watch_nest(struct mp_watch *w, struct mp_watch_outer *outer, uint64_t cpu_ns)
+{
+    uint64_t now = cpu_now(CLOCK_THREAD_CPUTIME_ID), until = atomic_load(&w->until);
+    *outer = (struct mp_watch_outer){w->began, w->credit, until > now ? until - now : 0};
+    atomic_store(&w->run, 0);
+    w->began = now;
+    w->credit = 0;
+    atomic_store(&w->until, now + cpu_ns);
+    atomic_store(&w->run, ++w->number);
+}
+
+uint64_t mp_watch_unnest(struct mp_watch *w, const struct mp_watch_outer *outer)
+{
+    uint64_t now = cpu_now(CLOCK_THREAD_CPUTIME_ID), used = now - w->began;
+    atomic_store(&w->run, 0);
+    w->began = outer->began;
+    w->credit = outer->credit + used;
+    atomic_store(&w->until, now + outer->left);
+    atomic_store(&w->run, ++w->number);
+    return used;
+}
+
 uint64_t mp_watch_end(struct mp_watch *w)
 {
     atomic_store(&w->run, 0);

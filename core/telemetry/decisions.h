@@ -15,11 +15,11 @@ enum {
 
 struct mp_decision {      /* all borrowed during the call */
     const char *kind;     /* "scale", "evict", "admit", "rank", "route", "state", "reload", "job" */
-    const char *policy;   /* whose answer it is: "default", "thrifty"; "" when no policy was asked */
+    const char *policy;   /* who was asked: "default", "thrifty"; "" when no policy was */
     const char *model;    /* or "" */
     const char *decision; /* "1", "accept", "loading -> warm" */
     const char *reason;   /* as the policy gave it, or the cause */
-    const char *fallback; /* why the policy's own answer does not count ("raised: …", "late", "nonsense: …"), or NULL */
+    const char *fallback; /* why the policy's own answer does not count ("raised: …", "late: …", "memory: …", "nonsense: …"): it is the default's; or NULL */
     const char *inputs; /* a JSON object, or NULL */
 };
 

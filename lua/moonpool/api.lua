@@ -74,8 +74,8 @@ function mp.device(name) end
 ---@field startup_timeout? moonpool.Seconds time a load may take; default 600
 ---@field target_concurrency? integer requests per replica to scale for; default 8, at most max_concurrency
 ---@field max_concurrency? integer requests that a replica takes at once; default 16
----@field queue? { max?: integer, timeout?: moonpool.Seconds } requests that wait for a place: how many (default 64; more are 429), and for how
---- long (default 30, then 503; the time a load takes does not count)
+---@field queue? { max?: integer, timeout?: moonpool.Seconds } requests that wait for a place: how many (default 64; more are 429), and
+--- for how long (default 30, then 503; the time a load takes does not count)
 
 --- From each tick on until another schedule, or model:scale{}, sets the same key. Every local time happens once, also when clocks change.
 ---@class moonpool.Schedule
@@ -128,6 +128,62 @@ function mp.model(name) end
 ---@param t moonpool.Endpoint
 function mp.endpoint(t) end
 
+--- Policies: who decides. `mp.policy "mine" { scale = function(pool, now, state) … end }`, and mp.server { policy = "mine" }. A slot that
+--- is left out is decided as in lua/moonpool/policy/default.lua, which is there to be copied and called.
+---
+--- Each function answers with a decision and a reason (a string, or nothing), and is pure: it sees its arguments, `now` in seconds since
+--- 1970 among them. In it waits, mp.time, mp.uuid, mp.env, mp.shared, os.time() and os.date() of now, os.clock and math.random raise;
+--- mp.log and print work. Variables outside of functions are no memory: there is one VM per worker, one for scale and evict, and a reload
+--- makes new ones. One that raises, takes longer than limits.burst or more than limits.run_memory, or answers what makes no sense, does
+--- not count for that decision: the default does. That is logged once a minute, counted and shown by `moonpool status`; every decision,
+--- its reason and what it was decided from by `moonpool decisions`.
+---@class moonpool.Policy
+---@field scale? fun(pool: moonpool.Pool, now: number, state: table): number, string? how many replicas, 0..1024, rounded up; then held to
+--- min_replicas and max_replicas. `state` is a table per model that lives on, also over a reload: what JSON can hold, 64 KiB at most; set
+--- its fields. On the control thread
+---@field evict? fun(candidates: moonpool.Pool[], need: integer, now: number): string[], string? names of those who go so that `need`
+--- bytes come free. On the control thread
+---@field admit? fun(req: moonpool.Call, pool: moonpool.Pool, now: number): "accept" | "queue" | nil, string | moonpool.Error | nil
+--- "queue": behind everything that is accepted. nil and an error (or its text): model:chat and its kin return it; by default its code is
+--- "refused" and its status 429. In the request's worker, like the next two
+---@field route? fun(req: moonpool.Call, candidates: moonpool.Pool[], now: number): string, string? the name of the model that answers.
+--- candidates[1] is the one that was asked for; then the others, in the order of their declaration
+---@field rank? fun(job: moonpool.Call, now: number): number, string? -1000..1000: higher ones get a place first. Once, when it comes
+
+--- A model at this moment, with the settings that count now (schedules and model:scale{} over the declaration's).
+---@class moonpool.Pool: moonpool.Settings
+---@field name string
+---@field device string the group it lives on: "cpu"
+---@field state "cold" | "loading" | "warm" | "draining" | "failed"
+---@field replicas integer that load, are warm or drain
+---@field warm integer
+---@field in_flight integer requests that have a place
+---@field queued integer requests that wait for one
+---@field idle number seconds since it had a request or became warm, whatever was later; 0 while it has requests
+---@field oldest_wait number seconds that the longest waiter has waited, loading not counted
+---@field load_seconds number how long a load is expected to take; 0: unknown
+---@field resident number seconds since it became warm; 0: it is not
+---@field memory integer bytes reserved on its device
+---@field need integer bytes that a load reserves; 0: unknown
+---@field calls integer requests ever
+---@field loads integer loads ever
+
+--- A request for a model.
+---@class moonpool.Call
+---@field id string the request's id
+---@field endpoint string "POST /haiku"
+---@field path string "/haiku"
+---@field remote string "127.0.0.1:51234"
+---@field tenant string "": nobody has one yet
+---@field model string the name of the model that was asked for
+---@field priority integer the script's; 0
+---@field deadline? number seconds that are left
+
+--- Declares a policy; the one that mp.server names counts.
+---@param name string
+---@return fun(t: moonpool.Policy): moonpool.Policy
+function mp.policy(name) end
+
 ---@class moonpool.Plugin
 ---@field version string
 ---@field api 1
@@ -153,7 +209,7 @@ function mp.read_file(path) end
 
 --- Prints as its message. A handler may make its own: a plain table with `code` and `message` will do.
 ---@class moonpool.Error
----@field code string stable: "invalid_argument", "context_length_exceeded", "queue_full", "unavailable", "engine_lost", "closed", …
+---@field code string stable: "invalid_argument", "context_length_exceeded", "queue_full", "refused", "unavailable", "closed", …
 ---@field message string for people; the client sees it
 ---@field status? integer 400..599; default: what the code stands for, else 500
 ---@field retry_after? number seconds; becomes the Retry-After header
@@ -270,8 +326,7 @@ function Model:chat(args) end
 ---@return moonpool.Error? err
 function Model:complete(args) end
 
---- A stream, once the prompt has been accepted. Waits for that, 5 s at most. When it is returned and its model is not ready yet, the client gets
---- comments with the progress; what fails then is an error event, for the answer's head is out.
+--- A stream, once the prompt has been accepted. Waits for that.
 ---@param args moonpool.ChatArgs
 ---@return moonpool.Stream? stream
 ---@return moonpool.Error? err
@@ -282,9 +337,35 @@ function Model:chat_stream(args) end
 ---@return moonpool.Error? err
 function Model:complete_stream(args) end
 
+--- Asks for other settings now: `smol:scale { min_replicas = 1 }`. They count until a schedule sets the same key; mp.null: what the
+--- configuration says again. Does not wait for what follows from it.
+---@param settings moonpool.Settings
+---@return true? ok
+---@return moonpool.Error? err what is out of its range
+function Model:scale(settings) end
+
+---@class moonpool.Status: moonpool.Settings what counts now, schedules and model:scale{} included
+---@field state "declared"|"cold"|"loading"|"warm"|"draining"|"failed"
+---@field reason string why it failed, or ""
+---@field state_seconds number in this state
+---@field in_flight integer requests that have a place
+---@field waiting integer requests that wait for one
+---@field running integer in the engine, on the device
+---@field queued integer in the engine, waiting for room
+---@field calls integer requests ever
+---@field cold_starts integer of these, those that waited for a load
+---@field idle number seconds since the last one ended or came
+---@field loads integer since its engine started
+---@field load_seconds number the last load's; 0: none yet
+---@field memory integer bytes on the device
+---@field need integer bytes that a load reserves; 0: not known yet
+---@field reserved integer bytes that are reserved now
+---@field context integer tokens; 0: not known yet
+---@field device string
+---@field arch string
+
 --- What is known of the model now.
----@return { state: "declared"|"cold"|"loading"|"warm"|"draining"|"failed", running: integer, queued: integer, waiting: integer,
----  in_flight: integer, calls: integer, loads: integer, context: integer, memory: integer, device: string, arch: string, reason: string }?
+---@return moonpool.Status?
 ---@return moonpool.Error? err
 function Model:status() end
 

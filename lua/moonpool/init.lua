@@ -15,7 +15,7 @@ function relay(co, ok, first, ...)
   return ok, first, ...
 end
 
--- luacheck: push ignore 122 (the two functions of the library that resume are replaced)
+-- luacheck: push ignore 122 (functions of the library are replaced: those that resume, and those that are not pure)
 function coroutine.resume(co, ...)
   return relay(co, raw_resume(co, ...))
 end
@@ -32,6 +32,40 @@ function coroutine.wrap(f)
   return function(...)
     return unwrap(relay(co, raw_resume(co, ...)))
   end
+end
+
+-- Clock and chance are no policy's business: its function is pure, so that what it decided can be decided again.
+local pure = mp.__pure -- raises while a policy's function runs
+local raw_time, raw_date, raw_clock, raw_random, raw_seed = os.time, os.date, os.clock, math.random, math.randomseed
+
+function os.time(t)
+  if t == nil then
+    pure "os.time() without a table"
+  end
+  return raw_time(t)
+end
+
+function os.date(format, t)
+  if t == nil then
+    pure "os.date() without a time"
+    return raw_date(format)
+  end
+  return raw_date(format, t)
+end
+
+function os.clock()
+  pure "os.clock"
+  return raw_clock()
+end
+
+function math.random(...)
+  pure "math.random"
+  return raw_random(...)
+end
+
+function math.randomseed(...)
+  pure "math.randomseed"
+  return raw_seed(...)
 end
 -- luacheck: pop
 

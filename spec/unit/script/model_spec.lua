@@ -110,7 +110,7 @@ describe("model:chat", function()
       ["smol.chat { messages = {} }"] = "model:chat: write it with a colon, on a model",
       ["smol:complete { messages = {} }"] = "model:complete: unknown key 'messages'",
       ["smol:embed {}"] = "model:embed is not yet built",
-      ["smol:chatt {}"] = "a model has no 'chatt' (it has: name, chat, chat_stream, complete, complete_stream, status)",
+      ["smol:chatt {}"] = "a model has no 'chatt' (it has: name, chat, chat_stream, complete, complete_stream, status, scale)",
     } do
       local app = app_of("local _, e = pcall(function() return " .. call .. " end) return e")
       local r = app:request { path = "/x" }
