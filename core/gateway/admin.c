@@ -279,6 +279,7 @@ static void wait_on(struct mp_admin *a);
 static void look_again(struct mp_admin *a)
 {
     uint64_t now = mp_evloop_now_ms(a->loop);
+    wait_on(a); /* first: what is decided from now on wakes us again */
     for (struct pending *p = a->pending, *next; p; p = next) {
         struct mp_buf lines = {0};
         uint64_t last;
@@ -318,7 +319,7 @@ static void wake(void *ctx) /* any thread, with the ring locked */
     mp_evloop_post(a->loop, on_decision, a);
 }
 
-/* Arms the watch and the timer for those that wait; what was decided since they looked is seen by the caller. */
+/* Arms the watch and the timer for those that wait. */
 static void wait_on(struct mp_admin *a)
 {
     uint64_t due = UINT64_MAX, now = mp_evloop_now_ms(a->loop);
@@ -357,7 +358,6 @@ static void get_decisions(struct mp_admin *a, struct mp_req *req)
         p->after = after;
         p->most = (uint32_t)most;
         p->due_ms = mp_evloop_now_ms(a->loop) + wait * 1000;
-        wait_on(a); /* first: what comes from now on wakes us */
         look_again(a);
         return;
     }
