@@ -258,12 +258,23 @@ void mp_status_server(const struct mp_status *s, struct mp_buf *out)
 
 static void policies(const struct mp_status *s, struct mp_buf *out)
 {
+    struct mp_policy_error e;
     const struct mp_config *config = mp_generation_config(mp_reload_active(s->o->reloader));
     name(out, "policy");
     mp_buf_putc(out, '{');
     text(out, "name", config->server.policy ? config->server.policy : "default");
     name(out, "errors");
     mp_buf_putc(out, '[');
+    for (uint32_t i = 0; mp_policy_errors(i, &e); i++) {
+        mp_buf_puts(out, i ? ",{" : "{");
+        text(out, "policy", e.policy);
+        text(out, "slot", e.slot);
+        text(out, "kind", e.kind);
+        text(out, "message", e.message);
+        count(out, "count", e.count);
+        seconds(out, "age", e.age);
+        mp_buf_putc(out, '}');
+    }
     mp_buf_puts(out, "]}");
 }
 

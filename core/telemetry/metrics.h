@@ -35,7 +35,7 @@
     X(ENGINE_STARTS, "engine_starts_total", counter, "device", "Engine processes that answered")                       \
     X(ENGINE_UP, "engine_up", gauge, "device", "1 while an engine process runs, 0 while none is needed or it is away") \
     X(POLICY_ERRORS, "policy_errors_total", counter, "policy,slot,kind",                                               \
-      "Decisions that fell back; kind: raised, late, memory, nonsense")                                                              \
+      "Decisions that fell back; kind: raised, late, memory, nonsense")                                                \
     X(JOB_RUNS, "job_runs_total", counter, "job,result", "Runs of jobs: ok, failed, timeout, skipped")
 
 enum mp_metric {
