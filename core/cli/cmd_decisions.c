@@ -12,10 +12,11 @@ enum { NEWEST = 50, WAIT_S = 30 };
 
 static void when(double unix_seconds, char out[32])
 {
-    time_t t = (time_t)unix_seconds;
+    double ms = floor(unix_seconds * 1000 + 0.5);
+    time_t t = (time_t)(ms / 1000);
     struct tm tm;
     size_t n = localtime_r(&t, &tm) ? strftime(out, 32, "%H:%M:%S", &tm) : 0;
-    snprintf(out + n, 32 - n, ".%03d", (int)((unix_seconds - floor(unix_seconds)) * 1000));
+    snprintf(out + n, 32 - n, ".%03d", (int)(ms - (double)t * 1000));
 }
 
 /* "13:05:00.123  scale  smol  1  3 wait  [thrifty]". Columns have fixed widths: lines come one by one. */

@@ -94,7 +94,9 @@ static int over(const struct mp_val *v, bool load, double elapsed, double failed
         return !load ? 1 : failed == 0 || mp_val_number(v, "seconds") < elapsed + failed / 2 ? -1 : 0;
     if (load)
         return strcmp(state, "warm") == 0;
-    return strcmp(state, "cold") == 0 && mp_val_number(v, "replicas") == 0;
+    if (strcmp(state, "draining") != 0 && mp_val_number(v, "seconds") < elapsed)
+        return 1; /* gone, and back already for requests that waited */
+    return strcmp(state, "cold") == 0;
 }
 
 static int wait_for(struct mp_ask *a, const char *name, bool load, const struct mp_val **v)

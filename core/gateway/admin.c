@@ -9,6 +9,7 @@
 #include "core/net/response.h"
 #include "core/script/schema.h"
 #include "core/telemetry/decisions.h"
+#include "core/telemetry/metrics.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -509,10 +510,7 @@ static void ask_keeper(struct mp_admin *a, struct mp_req *req, const char *name,
 {
     struct mp_err err = {0};
     struct mp_pool_model *m = find_model(a, name, &err);
-    struct mp_keeper *keeper = mp_models_keeper(a->o.gateway->models);
-    if (m && !keeper)
-        mp_err_set(&err, MP_EUNAVAILABLE, "models are not kept yet");
-    if (!m || !keeper || ask(keeper, m, &err) < 0) {
+    if (!m || ask(mp_models_keeper(a->o.gateway->models), m, &err) < 0) {
         refuse(req, &err);
         return;
     }
@@ -660,6 +658,8 @@ struct mp_admin *mp_admin_new(const struct mp_admin_options *options, struct mp_
     a->status.conf = mp_strdup(absolute ? absolute : options->conf);
     free(absolute); /* NOLINT: libc's own */
     find_socket(&a->status, options->fd);
+    mp_cell_set(mp_metric_cell(MP_METRIC_BUILD_INFO, (const char *[]){MP_VERSION}), 1);
+    mp_cell_set(mp_metric_cell(MP_METRIC_START_TIME, NULL), a->status.gateway_started);
     uv_timer_init(mp_evloop_uv(a->loop), &a->timer);
     a->timer.data = a;
     mp_net_limits_init(&limits);

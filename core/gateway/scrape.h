@@ -3,14 +3,12 @@
 #ifndef MP_SCRAPE_H
 #define MP_SCRAPE_H
 #include "core/base/buf.h"
-#include "core/pool/keeper.h"
+#include "core/pool/pool.h"
 #include "core/script/config.h"
 
 #define MP_SCRAPE_TYPE "text/plain; version=0.0.4; charset=utf-8"
 
 /* Any thread. config: of the generation that serves; models that it does not declare are shown until they have drained. */
 void mp_scrape(struct mp_pool *pool, const struct mp_config *config, struct mp_buf *out);
-/* Control thread, after each of the keeper's turns: the devices' gauges. */
-void mp_scrape_devices(const struct mp_keeper *k);
 
 #endif

@@ -185,7 +185,7 @@ static void device(const struct mp_status *s, const struct mp_engine *e, struct 
     struct mp_device_room room = {0}, r;
     struct mp_engine_status st;
     mp_engine_status(e, &st);
-    for (uint32_t i = 0; keeper && mp_keeper_room(keeper, i, &r); i++)
+    for (uint32_t i = 0; mp_keeper_room(keeper, i, &r); i++)
         if (strcmp(r.group, mp_engine_group(e)) == 0)
             room = r;
     mp_buf_putc(out, '{');

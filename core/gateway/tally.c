@@ -47,9 +47,12 @@ void mp_tally_model(struct mp_pool_model *m, uint64_t now_ns)
     const char *name = mp_pool_model_name(m);
     struct mp_pool_facts f;
     enum mp_model_state state = mp_pool_model_state(m);
+    if (state == MP_MODEL_DECLARED) /* to people there is no difference */
+        state = MP_MODEL_COLD;
     mp_pool_model_facts(m, now_ns, &f);
     for (uint32_t s = 0; s < MP_N_MODEL_STATES; s++)
-        mp_cell_set(cell(MP_METRIC_MODEL_STATE, name, mp_model_state_name(s), NULL, NULL), s == (uint32_t)state);
+        if (s != MP_MODEL_DECLARED)
+            mp_cell_set(cell(MP_METRIC_MODEL_STATE, name, mp_model_state_name(s), NULL, NULL), s == (uint32_t)state);
     mp_cell_set(cell(MP_METRIC_MODEL_IN_FLIGHT, name, NULL, NULL, NULL), f.in_flight);
     mp_cell_set(cell(MP_METRIC_MODEL_QUEUED, name, NULL, NULL, NULL), f.queued);
     mp_cell_set(cell(MP_METRIC_MODEL_MEMORY, name, f.device, NULL, NULL), (double)f.memory);

@@ -1,5 +1,5 @@
 /* core/gateway/tally.h — what people see of models as they come and go: log lines, metrics, the ring of decisions. Used by models.c, on
- * the control thread. */
+ * the control thread; gauges of models by scrape.c on any. */
 #ifndef MP_TALLY_H
 #define MP_TALLY_H
 #include "core/pool/keeper.h"

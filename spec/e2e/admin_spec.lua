@@ -338,3 +338,256 @@ describe("commands that ask a server", function()
     assert.is_true(v.uptime >= v.gateway_uptime)
   end)
 end)
+
+describe("models, seen while it happens", function()
+  after_each(server.cleanup)
+
+  it("are loaded and let go when asked, with progress on a terminal", function()
+    local s = boot { fake = { delay_ms = 5, load_ms = 1500 } }
+    local r = cli.run(s, "models", "load", "smol")
+    assert.same({ 0, "" }, { r.code, r.err })
+    assert.matches("^smol: loading", r.out)
+    local v = server.until_true("no progress is shown", function()
+      local v = cli.run(s, "models", "smol", "--json"):json()
+      return v.state == "loading" and v.loading.total > 0 and v
+    end)
+    assert.is_true(v.loading.done <= v.loading.total)
+    assert.same({ "fake", 0 }, { v.group, v.calls })
+    local shown = cli.run(s, "models"):row "smol"
+    assert.matches("^loading", shown[2])
+    r = cli.run(s, "models", "load", "smol", "--wait")
+    assert.same({ 0, "" }, { r.code, r.err }) -- no terminal, no progress
+    assert.matches("^smol: warm %(the load took 1%.%ds%)\n$", r.out)
+    assert.equal("warm", cli.run(s, "models"):row("smol")[2])
+    r = cli.run(s, "models", "unload", "smol", "--wait", "--json")
+    assert.same({ 0, "cold" }, { r.code, r:json().state })
+    assert.equal(1, r:json().loads)
+    assert.is_true(r:json().load_seconds >= 1.4)
+    local typed = shell(("TERM=dumb timeout %d script -qec '%s models load smol --wait --runtime %s/run' /dev/null </dev/null"):format(
+      server.PATIENCE, server.binary, s.dir))
+    assert.matches("smol: loading %d+%%, [%d.]+ %a+ of [%d.]+ %a+, [%d.]+s left", typed)
+    assert.matches("smol: warm %(the load took 1%.%ds%)\r\n$", typed)
+    local m = prometheus.read(ask(s, { path = "/metrics" }).body)
+    assert.equal(2, prometheus.value(m, "moonpool_model_loads_total", { model = "smol", result = "ok" }))
+    assert.equal(1, prometheus.value(m, "moonpool_model_unloads_total", { model = "smol", cause = "asked" }))
+    assert.equal(1, prometheus.value(m, "moonpool_model_state", { model = "smol", state = "warm" }))
+    assert.equal(1, prometheus.value(m, "moonpool_model_state", { model = "smol" }))
+    assert.is_true(prometheus.value(m, "moonpool_model_load_seconds_total") >= 2.8)
+    assert.equal(1, prometheus.value(m, "moonpool_engine_up", { device = "fake" }))
+  end)
+
+  it("show how many requests run and wait, and how they began", function()
+    local s = boot { model = { context = 2048, max_concurrency = 2 }, fake = { delay_ms = 50 } }
+    local open = {}
+    for i = 1, 5 do
+      open[i] = s:connect()
+      open[i]:send(("POST /story HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s"):format(
+        #'{"content":"Hello","max_tokens":200}', '{"content":"Hello","max_tokens":200}'))
+    end
+    until_facts(s, { in_flight = 2, queued = 3, state = "warm" })
+    local row = cli.run(s, "models"):row "smol"
+    assert.same({ "warm", "2", "3", "now" }, { row[2], row[7], row[8], row[9] })
+    row = cli.run(s, "status"):row "smol"
+    assert.same({ "2", "3", "now" }, { row[6], row[7], row[8] })
+    local m = prometheus.read(ask(s, { path = "/metrics" }).body)
+    assert.same({ 2, 3 }, { prometheus.value(m, "moonpool_model_in_flight", { model = "smol" }),
+      prometheus.value(m, "moonpool_model_queued", { model = "smol" }) })
+    for _, c in ipairs(open) do
+      c:close()
+    end
+    local v = until_facts(s, { in_flight = 0, queued = 0 })
+    assert.equal(5, v.calls)
+    assert.equal(5, v.cold_starts)
+    assert.equal(200, s:chat().status)
+    v = facts(s)
+    assert.same({ 6, 5, 1 }, { v.calls, v.cold_starts, v.warm_starts })
+    m = prometheus.read(ask(s, { path = "/metrics" }).body)
+    assert.same({ 0, 0 }, { prometheus.value(m, "moonpool_model_in_flight"), prometheus.value(m, "moonpool_model_queued") })
+    assert.equal(1, prometheus.value(m, "moonpool_requests_total", { model = "smol", endpoint = "POST /chat", start = "warm", status = "200" }))
+  end)
+
+  it("that cannot be loaded say why, and recover", function()
+    local s = boot { fake = { fail_load = 1 }, allow = { "fail" } }
+    local r = cli.run(s, "models", "load", "smol", "--wait")
+    assert.equal(1, r.code)
+    assert.equal("", r.out)
+    assert.matches("^moonpool models: model 'smol' cannot be loaded: .+\n$", r.err)
+    local v = facts(s)
+    assert.equal("failed", v.state)
+    assert.is_truthy(v.reason and v.error)
+    local row = cli.run(s, "models"):row "smol"
+    assert.equal("failed", row[2])
+    assert.is_truthy(row[#row]:find(v.reason:sub(1, 20), 1, true), row[#row])
+    assert.matches("\nstate        failed for [%d.]+s: ", cli.run(s, "models", "smol").out)
+    local m = prometheus.read(ask(s, { path = "/metrics" }).body)
+    assert.equal(1, prometheus.value(m, "moonpool_model_loads_total", { model = "smol", result = "failed" }))
+    assert.equal(1, prometheus.value(m, "moonpool_model_state", { model = "smol", state = "failed" }))
+    r = cli.run(s, "models", "load", "smol", "--wait")
+    assert.same({ 0, "" }, { r.code, r.err })
+    assert.equal("warm", facts(s).state)
+    assert.is_nil(facts(s).reason)
+  end)
+
+  it("take other settings, which say where they come from", function()
+    local s = boot { model = { context = 2048, max_concurrency = 3 } }
+    local function setting(key)
+      local row = cli.run(s, "models", "smol"):row(key)
+      return row[2], row[3]
+    end
+    assert.same({ "3", "configuration" }, { setting "max_concurrency" })
+    assert.same({ "64", "default" }, { setting "queue.max" })
+    local r = cli.run(s, "models", "scale", "smol", "queue.max=10", "scaledown_window=1h30m", "queue.timeout=0.5")
+    assert.same({ 0, "queue.max 10 (asked for)\nscaledown_window 5400 (asked for)\nqueue.timeout 0.5 (asked for)\n", "" }, { r.code, r.out, r.err })
+    assert.same({ "10", "asked for" }, { setting "queue.max" })
+    r = cli.run(s, "models", "scale", "smol", "queue.max=default", "min_replicas=1")
+    assert.equal("queue.max 64 (default)\nmin_replicas 1 (asked for)\n", r.out)
+    until_facts(s, { state = "warm" }) -- because of min_replicas
+    for _, case in ipairs {
+      { "min_replica=1", "unknown setting 'min_replica': did you mean 'min_replicas'?" },
+      { "max_concurrency=0", "'max_concurrency' must be a whole number from 1 to 1024, not 0" },
+      { "min_replicas=-1", "'min_replicas' must be a whole number from 0 to 1024, not -1" },
+    } do
+      r = cli.run(s, "models", "scale", "smol", case[1])
+      assert.same({ 1, "moonpool models: " .. case[2] .. "\n" }, { r.code, r.err })
+    end
+    r = cli.run(s, "models", "scale", "smol", "max_concurrency=5", "--json")
+    assert.same({ value = 5, from = "asked for" }, r:json().settings.max_concurrency)
+    r = cli.run(s, "models", "scale", "nix", "max_concurrency=5")
+    assert.same({ 1, "moonpool models: no model 'nix'; there are: smol\n" }, { r.code, r.err })
+  end)
+
+  it("are found by an alias, a name with a slash, and are gone after a reload without them", function()
+    local s = boot { models = { ["org/big"] = { context = 2048, aliases = { "big" } }, smol = { context = 2048 } } }
+    local r = cli.run(s, "models", "load", "org/big", "--wait")
+    assert.same({ 0, "" }, { r.code, r.err })
+    assert.equal("warm", cli.run(s, "models", "big", "--json"):json().state)
+    local text = read(s.conf_path):gsub('models%["org/big"%][^\n]*\n', "")
+    write(s.conf_path, text)
+    r = cli.run(s, "reload")
+    assert.same({ 0, "" }, { r.code, r.err })
+    server.until_true("the removed model is still shown", function()
+      return #ask(s, { path = "/models" }):json().models == 1
+    end)
+    server.until_true("its gauges are still shown", function()
+      return prometheus.value(prometheus.read(ask(s, { path = "/metrics" }).body), "moonpool_model_state", { model = "org/big" }) == nil
+    end)
+    r = cli.run(s, "models", "load", "big")
+    assert.same({ 1, "moonpool models: no model 'big'; there are: smol\n" }, { r.code, r.err })
+  end)
+end)
+
+describe("decisions", function()
+  after_each(server.cleanup)
+
+  it("are followed as they come, across a killed gateway", function()
+    local s = boot { allow = { "gateway ended %(killed by signal 9" }, endpoints = [[
+      mp.policy "eager" { scale = function(pool) return pool.queued > 0 and 1 or 0, "because of " .. pool.queued end }
+    ]] }
+    local text = read(s.conf_path):gsub("workers = 2", 'workers = 2, policy = "eager"', 1)
+    write(s.conf_path, text)
+    local r = cli.run(s, "reload")
+    assert.same({ 0, "" }, { r.code, r.err })
+    local people, lines = cli.start(s, "decisions", "--follow"), cli.start(s, "decisions", "--follow", "--json")
+    people:until_line "reload +%- +generation 2"
+    lines:until_line '"kind":"reload"'
+    assert.equal(200, s:chat().status)
+    people:until_line "%d%d:%d%d:%d%d%.%d%d%d  scale +smol +1 +because of 1  %[eager%]"
+    people:until_line "state +smol +cold %-> loading +[%l ]+"
+    people:until_line "state +smol +loading %-> warm +loaded"
+    local line = lines:until_line '[^\n]*"kind":"scale"[^\n]*"decision":"1"[^\n]*\n'
+    local d = json.decode(line)
+    assert.same({ "eager", "smol", "because of 1" }, { d.policy, d.model, d.reason })
+    assert.equal(1, d.inputs.queued)
+    server.kill(s:pids().gateway, 9)
+    people:until_line "the gateway was started again"
+    cli.run(s, "reload")
+    people:until_line "the gateway was started again\n.*reload +%- +unchanged"
+    assert.equal(0, cli.run(s, "decisions").code)
+    local after = cli.run(s, "decisions", "--after", "1", "--json")
+    assert.is_nil(after.out:match '^{"n":1,')
+    s:stop()
+    assert.equal(1, people:wait())
+    assert.matches("moonpool decisions: the server %(pid %d+%) is gone\n$", people:text())
+    people:stop()
+    lines:stop()
+  end)
+
+  it("that fell back are named in status", function()
+    local s = boot { allow = { "policy" }, endpoints = [[
+      mp.policy "broken" { scale = function(pool) error "no idea" end }
+    ]] }
+    local text = read(s.conf_path):gsub("workers = 2", 'workers = 2, policy = "broken"', 1)
+    write(s.conf_path, text)
+    assert.equal(0, cli.run(s, "reload").code)
+    assert.equal(200, s:chat().status)
+    local v = ask(s, { path = "/status" }):json()
+    assert.equal("broken", v.policy.name)
+    local e = v.policy.errors[1]
+    assert.same({ "broken", "scale", "raised" }, { e.policy, e.slot, e.kind })
+    assert.is_true(e.count >= 1)
+    local r = cli.run(s, "status")
+    assert.matches("\npolicy         broken\n", r.out)
+    assert.matches("\npolicy broken, scale: raised: .*no idea.* ago%); the default decided\n", r.out)
+    local m = prometheus.read(ask(s, { path = "/metrics" }).body)
+    assert.is_true(prometheus.value(m, "moonpool_policy_errors_total", { policy = "broken", slot = "scale", kind = "raised" }) >= 1)
+    assert.matches("fell back: ", cli.run(s, "decisions").out)
+  end)
+end)
+
+describe("/metrics", function()
+  after_each(server.cleanup)
+
+  it("is on the public addresses only where the configuration asks for it", function()
+    local s = boot()
+    assert.equal(404, s:request({ path = "/metrics" }).status)
+    assert.equal(200, ask(s, { path = "/metrics" }).status)
+    local text = read(s.conf_path):gsub("workers = 2", "workers = 2, metrics = true", 1)
+    write(s.conf_path, text)
+    assert.equal(0, cli.run(s, "reload").code)
+    assert.equal(200, s:chat().status)
+    local r = s:request { path = "/metrics" }
+    assert.equal(200, r.status)
+    assert.equal("text/plain; version=0.0.4; charset=utf-8", r.headers["content-type"])
+    local m = prometheus.read(r.body)
+    assert.equal(1, prometheus.value(m, "moonpool_requests_total", { model = "smol", endpoint = "POST /chat", start = "cold", status = "200" }))
+    assert.equal(1, prometheus.value(m, "moonpool_build_info"))
+    assert.is_true(math.abs(prometheus.value(m, "moonpool_start_time_seconds") - os.time()) < 600)
+    r = s:request { method = "POST", path = "/metrics" }
+    assert.same({ 405, "GET, HEAD" }, { r.status, r.headers.allow })
+  end)
+
+  it("is what promtool takes without a complaint", function()
+    local promtool = shell("command -v \"${PROMTOOL:-promtool}\""):match "%S+"
+    if not promtool then
+      return pending "promtool is not installed"
+    end
+    local s = boot()
+    assert.equal(200, s:chat().status)
+    cli.run(s, "reload")
+    local path = os.tmpname()
+    write(path, ask(s, { path = "/metrics" }).body)
+    local said = shell(("%s check metrics < %s 2>&1; echo exit $?"):format(promtool, path))
+    os.remove(path)
+    assert.equal("exit 0\n", said)
+  end)
+
+  it("of 200 models takes no time that requests would notice", function()
+    local models = {}
+    for i = 1, 200 do
+      models[("m%03d"):format(i)] = { context = 2048 }
+    end
+    local s = boot { models = models }
+    local slowest = 0
+    for _ = 1, 20 do
+      local at = http.now()
+      local m = prometheus.read(ask(s, { path = "/metrics" }).body)
+      slowest = math.max(slowest, http.now() - at)
+      assert.equal(200, prometheus.value(m, "moonpool_model_state", { state = "cold" }))
+    end
+    assert.is_true(slowest < 0.5 * server.slow, slowest) -- reading it in Lua takes most of that
+    local at = http.now()
+    local r = cli.run(s, "models")
+    assert.is_true(http.now() - at < 2 * server.slow)
+    assert.equal(201, select(2, r.out:gsub("\n", "")))
+  end)
+end)
