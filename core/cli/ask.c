@@ -393,7 +393,7 @@ const struct mp_val *mp_ask_get(struct mp_ask *a, const char *path, int *code)
     if (*code == 0)
         *code = mp_ask(a, "GET", path, NULL, true, &r);
     if (*code == 0 && a->json)
-        fwrite(r.body.data, 1, r.body.len, stdout);
+        mp_show_out(&r.body);
     else if (*code == 0 && !(v = mp_doc_parse(a->arena, r.body.data, r.body.len, &err)))
         *code = mp_ask_failed(a, "the server's answer cannot be read: %s", err.message);
     mp_reply_free(&r);
@@ -406,7 +406,7 @@ int mp_ask_reloaded(struct mp_ask *a, const struct mp_reply *r)
     const struct mp_val *v;
     unsigned long long n;
     if (a->json) {
-        fwrite(r->body.data, 1, r->body.len, stdout);
+        mp_show_out(&r->body);
         return MP_EXIT_OK;
     }
     v = mp_doc_parse(a->arena, r->body.data, r->body.len, &err);

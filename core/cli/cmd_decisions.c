@@ -71,7 +71,7 @@ static int print(struct mp_ask *a, const struct mp_reply *r)
         mp_arena_free(arena);
         p = stop ? stop + 1 : end;
     }
-    fwrite(out.data, 1, out.len, stdout);
+    mp_show_out(&out);
     if (fflush(stdout) != 0)
         code = MP_EXIT_FAILED; /* nobody reads any more */
     mp_buf_free(&out);

@@ -3,8 +3,6 @@
 #include "core/cli/facts.h"
 #include "core/cli/show.h"
 
-#include <stdio.h>
-
 static int run(int argc, char **argv)
 {
     struct mp_ask a = {.cmd = &mp_cmd_devices};
@@ -26,7 +24,7 @@ static int run(int argc, char **argv)
         mp_show_plain(&out, m->text);
         mp_buf_putc(&out, '\n');
     }
-    fwrite(out.data, 1, out.len, stdout);
+    mp_show_out(&out);
 out:
     mp_buf_free(&out);
     mp_ask_free(&a);

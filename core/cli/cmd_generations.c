@@ -1,8 +1,7 @@
 /* core/cli/cmd_generations.c — `moonpool generations`: which configurations a running server has, and which one serves. */
 #include "core/cli/ask.h"
 #include "core/cli/facts.h"
-
-#include <stdio.h>
+#include "core/cli/show.h"
 
 static int run(int argc, char **argv)
 {
@@ -21,7 +20,7 @@ static int run(int argc, char **argv)
     if (!v)
         goto out;
     mp_facts_generations(mp_val_get(v, "generations"), &out);
-    fwrite(out.data, 1, out.len, stdout);
+    mp_show_out(&out);
 out:
     mp_buf_free(&out);
     mp_ask_free(&a);

@@ -41,14 +41,14 @@ static int ask(struct mp_ask *a, const char *method, const char *path, const cha
     if (code == 0 && !(*out = mp_doc_parse(a->arena, r.body.data, r.body.len, &err)))
         code = mp_ask_failed(a, "the server's answer cannot be read: %s", err.message);
     else if (code == 0 && a->json && strcmp(method, "GET") == 0)
-        fwrite(r.body.data, 1, r.body.len, stdout);
+        mp_show_out(&r.body);
     mp_reply_free(&r);
     return code;
 }
 
 static void print(struct mp_buf *b)
 {
-    fwrite(b->data, 1, b->len, stdout);
+    mp_show_out(b);
     mp_buf_free(b);
 }
 

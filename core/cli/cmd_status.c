@@ -3,8 +3,6 @@
 #include "core/cli/facts.h"
 #include "core/cli/show.h"
 
-#include <stdio.h>
-
 static void head(const struct mp_val *v, struct mp_buf *out)
 {
     const struct mp_val *addresses = mp_val_get(v, "addresses");
@@ -95,7 +93,7 @@ static int run(int argc, char **argv)
             mp_facts_generations(mp_val_get(v, "generations"), &out);
             break;
         }
-    fwrite(out.data, 1, out.len, stdout);
+    mp_show_out(&out);
 out:
     mp_buf_free(&out);
     mp_ask_free(&a);

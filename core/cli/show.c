@@ -4,6 +4,7 @@
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static bool harmful(uint32_t c)
@@ -48,6 +49,12 @@ void mp_show_text(struct mp_buf *out, const char *s, size_t n, size_t max)
 void mp_show_plain(struct mp_buf *out, const char *s)
 {
     put(out, s, strlen(s), SIZE_MAX, false);
+}
+
+void mp_show_out(const struct mp_buf *b)
+{
+    if (b->len > 0)
+        fwrite(b->data, 1, b->len, stdout);
 }
 
 void mp_show_seconds(struct mp_buf *out, double s)

@@ -457,7 +457,7 @@ describe("models, seen while it happens", function()
   end)
 
   it("are found by an alias, a name with a slash, and are gone after a reload without them", function()
-    local s = boot { models = { ["org/big"] = { context = 2048, aliases = { "big" } }, smol = { context = 2048 } } }
+    local s = boot { models = { ["org/big"] = { context = 2048, alias = "big" }, smol = { context = 2048 } } }
     local r = cli.run(s, "models", "load", "org/big", "--wait")
     assert.same({ 0, "" }, { r.code, r.err })
     assert.equal("warm", cli.run(s, "models", "big", "--json"):json().state)
