@@ -497,7 +497,7 @@ describe("decisions", function()
     local line = lines:until_line '[^\n]*"kind":"scale"[^\n]*"decision":"1"[^\n]*\n'
     local d = json.decode(line)
     assert.same({ "eager", "smol", "because of 1" }, { d.policy, d.model, d.reason })
-    assert.equal(1, d.inputs.queued)
+    assert.equal(1, d.inputs.pool.queued)
     server.kill(s:pids().gateway, 9)
     people:until_line "the gateway was started again"
     cli.run(s, "reload")
