@@ -257,7 +257,7 @@ uint64_t mp_keeper_turn(struct mp_keeper *k, uint64_t now_ns, int64_t wall_s)
         struct mp_row *r = k->rows[i];
         if (mp_row_state(r) == MP_MODEL_DRAINING)
             unload(k, r);
-        if (r->order_ns != 0)
+        if (r->order_ns > now_ns)
             mp_keeper_due_at(k, r->order_ns);
         if (r->level != MP_LEVEL_NONE && r->retry_ns > now_ns)
             mp_keeper_due_at(k, r->retry_ns);

@@ -271,15 +271,42 @@ bool mp_queue_ready(struct mp_waiter *w)
     return placed;
 }
 
+/* The place is worth nothing any more: back to where it was in line. */
+static void put_back(struct mp_waiter *w)
+{
+    struct mp_pool_model *m = w->model;
+    m->in_flight--;
+    m->waiting++;
+    for (w->next = m->first; w->next && w->next->number < w->number; w->next = w->next->next)
+        w->prev = w->next;
+    *(w->prev ? &w->prev->next : &m->first) = w;
+    *(w->next ? &w->next->prev : &m->last) = w;
+    w->state = MP_WAITER_READY;
+    w->placed_ns = 0;
+    mp_heap_push(&m->ready, &w->ready);
+}
+
 bool mp_queue_take(struct mp_waiter *w)
 {
-    bool placed;
-    pthread_mutex_lock(&w->model->lock);
+    struct mp_pool_model *m = w->model;
+    bool placed, lost;
+    uint64_t due_ns = 0;
+    pthread_mutex_lock(&m->lock);
     placed = w->state == MP_WAITER_PLACED;
-    if (placed)
+    /* A replica that drains waits for it; one whose engine died meanwhile is no more. */
+    lost = placed && !is_open(m) && state_of(m) != MP_MODEL_DRAINING;
+    if (lost) {
+        put_back(w);
+        due_ns = due(w, mp_pool_now(m->pool));
+    } else if (placed) {
         w->state = MP_WAITER_RUNNING;
-    pthread_mutex_unlock(&w->model->lock);
-    return placed;
+    }
+    pthread_mutex_unlock(&m->lock);
+    if (lost) {
+        mp_port_time(w->port, w, due_ns);
+        mp_pool_demand(m->pool);
+    }
+    return placed && !lost;
 }
 
 void mp_queue_leave(struct mp_waiter *w)

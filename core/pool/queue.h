@@ -54,7 +54,7 @@ int mp_queue_enter(struct mp_waiter *w, struct mp_err *err);
 void mp_queue_sent(struct mp_waiter *w); /* its provider took it: it counts among the model's calls */
 /* It can start now. True: it has a place. Else it waits for one; nothing when it did so already. */
 bool mp_queue_ready(struct mp_waiter *w);
-/* A place was given to it (news of its port): true, and it is running. False: it has none. */
+/* A place was given to it (news of its port): true, and it is running. False: it has none (any more: then it is in line again). */
 bool mp_queue_take(struct mp_waiter *w);
 /* Gives its place back, or leaves the line. Nothing when it has left. */
 void mp_queue_leave(struct mp_waiter *w);

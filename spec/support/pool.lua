@@ -43,6 +43,7 @@ local provider_ops = ffi.new("struct mp_provider_ops", {
     if call.prepare ~= "never" then
       here:at(call.prepare or 0, function()
         if call.state == "waiting" then
+          call.prepared = here.now
           C.mp_call_on_prepared(c, 5, 100)
         end
       end)
@@ -162,6 +163,7 @@ local keeper_ops = {
       to = STATES[tonumber(t.to)] }
     here.moves[#here.moves + 1] = line
     here.moved[#here.moved + 1] = move
+    here.on_move(move)
   end,
   removed = function(_, m)
     here.gone[#here.gone + 1] = name_of(m)
@@ -231,6 +233,7 @@ function M.house(o)
   here = self
   self.check_memory = o.check_memory or function() end
   self.check_places = o.check_places or function() end
+  self.on_move = o.on_move or function() end
   self.pool = C.mp_pool_new()
   C.mp_pool_set_time(self.pool, ns(self.now))
   C.mp_pool_on_demand(self.pool, demand, nil)
@@ -328,6 +331,7 @@ function House:call(name, o)
   call.ptr = C.mp_call_new(self.ports[call.port], args, self.err)
   if call.ptr == nil then
     self.by_id[call.id] = nil
+    call.state = "refused"
     return nil, ffi.string(C.mp_err_name(self.err.code)), ffi.string(self.err.message), self.err.retry_after
   end
   return call
@@ -423,9 +427,12 @@ end
 
 --- What is to be done at this moment.
 function House:settle()
+  local spins = 0
   local again
   repeat
     again = false
+    spins = spins + 1
+    assert(spins < 1000, "no end of turns at one moment")
     while self.events[1] and self.events[1].at <= self.now do
       pop(self.events).f()
     end
