@@ -27,7 +27,7 @@ describe("SIGHUP", function()
   after_each(server.cleanup)
 
   it("does not end a server: it reloads", function()
-    local s = boot()
+    local s = boot {}
     s:signal(1)
     s:until_line "reload %(SIGHUP%): nothing changed, generation 1 serves on"
     assert.equal(200, s:request({ path = "/healthz" }).status)
