@@ -29,6 +29,7 @@ enum { CUT_MS = 2000 }; /* between the end of the drain time, when handlers are 
 struct control {
     const struct mp_control_options *o;
     struct mp_gateway shared;
+    struct mp_policies *policies; /* scale and evict are asked on this thread */
     struct mp_evloop *loop;
     struct mp_generation *first; /* until the reloader has it */
     struct mp_reloader *reloader;
@@ -115,6 +116,7 @@ static const struct mp_models_events models_events = {on_declared, on_changed};
 static int use(void *user, struct mp_generation *g, struct mp_err *err)
 {
     struct control *c = user;
+    mp_models_policies(c->shared.models, c->policies, g);
     return mp_models_declare(c->shared.models, mp_generation_config(g), err);
 }
 
@@ -427,6 +429,7 @@ static void stop(struct control *c)
         mp_worker_end(&c->workers[i]);
     mp_sockets_close(&c->sockets);
     mp_models_free(c->shared.models);
+    mp_policies_free(c->policies);
     for (size_t i = 0; i < MP_COUNT(handles); i++)
         uv_close(handles[i], NULL);
     mp_evloop_free(c->loop);
@@ -456,6 +459,7 @@ int mp_control_run(const struct mp_control_options *options)
     c->loop = mp_evloop_new();
     c->shared.control = c->loop;
     c->shared.pool = mp_pool_new();
+    c->policies = mp_policies_new();
     c->shared.models = mp_models_new(c->loop, c->shared.pool, &models_events, c);
     mp_net_limits_init(&c->shared.limits);
     watch(c, &c->signals, c->signal_fd, on_signal);

@@ -181,6 +181,21 @@ static int keeper_unload(void *ctx, struct mp_pool_model *m, struct mp_err *err)
     return mp_pool_provider(ms->pool, mp_pool_model_provider(m), &engine)->stop(engine, m, err);
 }
 
+static int keeper_scale(void *ctx, const struct mp_pool_facts *f, double now, char *reason, size_t n)
+{
+    struct mp_models *ms = ctx;
+    return ms->policies && ms->generation ? mp_policy_scale(ms->policies, ms->generation, f, now, reason, n) : -1;
+}
+
+static int keeper_evict(void *ctx, const struct mp_pool_facts *candidates, uint32_t n, uint64_t need, double now,
+                        uint32_t *chosen, char *reason, size_t reason_n)
+{
+    struct mp_models *ms = ctx;
+    if (!ms->policies || !ms->generation)
+        return -1;
+    return mp_policy_evict(ms->policies, ms->generation, candidates, n, need, now, chosen, reason, reason_n);
+}
+
 static void keeper_transition(void *ctx, const struct mp_transition *t)
 {
     struct row *r = row_of(ctx, t->model);
@@ -202,8 +217,12 @@ static void keeper_removed(void *ctx, struct mp_pool_model *m)
     mp_info("model '%s' is gone: no configuration declares it any more", mp_pool_model_name(m));
 }
 
-static const struct mp_keeper_ops keeper_ops = {
-    .load = keeper_load, .unload = keeper_unload, .transition = keeper_transition, .removed = keeper_removed};
+static const struct mp_keeper_ops keeper_ops = {.load = keeper_load,
+                                                .unload = keeper_unload,
+                                                .scale = keeper_scale,
+                                                .evict = keeper_evict,
+                                                .transition = keeper_transition,
+                                                .removed = keeper_removed};
 
 /* ---- the turn ---- */
 
