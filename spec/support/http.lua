@@ -7,6 +7,8 @@
 ---   local c = http.connect("http://127.0.0.1:7171", { timeout = 10 })     -- or { fd = … }
 ---   local s = c:stream { path = "/v1/chat/completions", json = { … } }    -- head is read: s.status, s.headers
 ---   for event in s:events() do event.data, event.event end                -- or s:chunks(), s:rest()
+---   local m = http.many(url, 30, { json = … }); m:collect(); m:statuses()    -- 30 at once
+---
 ---   c:send "GET / HT"; c:receive(); c:response(); c:half_close(); c:reset(); c:close()
 ---
 --- Whatever waits raises after `timeout` seconds (10). `pump`: a function called while waiting (an in-process server's loop).
@@ -380,6 +382,93 @@ function Connection:close()
   if self.fd then
     ffi.C.close(self.fd)
     self.fd = nil
+  end
+end
+
+-- ---- many at once ----
+
+local Many = {}
+Many.__index = Many
+
+--- n connections, then on each a request, sent one right behind the other: `o`, or what the function o(i) gives. Answers are gathered by
+--- Many:collect; `answers` holds those that came, in the order in which they did: responses with `index` and `seconds` since sending.
+function http.many(target, n, o)
+  local self = setmetatable({ open = {}, answers = {}, timeout = type(o) == "table" and o.timeout or 10 }, Many)
+  for i = 1, n do
+    self.open[i] = http.connect(target)
+  end
+  for i = 1, n do
+    local c = self.open[i]
+    c.sent = http.now()
+    c:send(encode(c, type(o) == "function" and o(i) or o))
+  end
+  return self
+end
+
+local function is_whole(buffer)
+  local head, behind = buffer:match "^(.-\r\n)\r\n()"
+  if not head then
+    return false
+  end
+  local n = tonumber(head:lower():match "\r\ncontent%-length: (%d+)\r\n")
+  if n then
+    return #buffer >= behind - 1 + n
+  end
+  return buffer:sub(-5) == "0\r\n\r\n" -- chunked
+end
+
+--- Until `n` answers are there (all of them unless given), at most `timeout` seconds; then it raises, or returns what came if `quiet`.
+function Many:collect(n, timeout, quiet)
+  local deadline = http.now() + (timeout or self.timeout)
+  local index, fds, count = {}, ffi.new("struct spec_pollfd[?]", 1024), nil
+  repeat
+    count = 0
+    for i, c in pairs(self.open) do
+      fds[count].fd, fds[count].events = c.fd, POLLIN
+      index[count], count = i, count + 1
+    end
+    if #self.answers >= (n or math.huge) or count == 0 then
+      return self.answers
+    end
+    ffi.C.poll(fds, count, 20)
+    for k = 0, count - 1 do
+      local i = index[k]
+      local c = self.open[i]
+      if fds[k].revents ~= 0 then
+        local data, ended = c:drain()
+        c.buffer = data
+        if is_whole(data) then
+          local r = c:response()
+          r.index, r.seconds = i, http.now() - c.sent
+          table.insert(self.answers, r)
+          c:close()
+          self.open[i] = nil
+        elseif ended then
+          error(("connection %d ended early: %q"):format(i, data), 2)
+        end
+      end
+    end
+  until http.now() > deadline
+  if quiet then
+    return self.answers
+  end
+  error(("timeout: %d of %s answers came"):format(#self.answers, n or "all"), 2)
+end
+
+--- How many answers have each status: { [200] = 80, [429] = 120 }.
+function Many:statuses()
+  local out = {}
+  for _, r in ipairs(self.answers) do
+    out[r.status] = (out[r.status] or 0) + 1
+  end
+  return out
+end
+
+--- Those that have no answer yet: the client leaves.
+function Many:close()
+  for i, c in pairs(self.open) do
+    c:close()
+    self.open[i] = nil
   end
 end
 

@@ -10,10 +10,13 @@
 ---   s:chat { content = "hello" }      -- POST /chat of the configuration that boot writes; s:story streams it
 ---   s:until_state { in_flight = 1 }   -- of the model, by GET /models
 ---   s:until_line "is warm"            -- in the log
+---   s:many(30, { content = "hello" }) -- so many chats at once (http.many)
+---   s:count "loading %-> warm"        -- lines of the log
+---   s:pss()                           -- bytes of memory that its processes have, shared ones by their part
 ---   s:stop(), s:kill(9), s:wait()
 ---
 --- boot's options: `conf` the whole configuration's text; or `model`/`models` (mp.model's keys; `source` is the default weights',
---- `devices` { "fake" } when `fake` is given), `endpoints` (Lua, with `mp` and the models by name in `models`), `workers`.
+--- `devices` { "fake" } when `fake` is given), `device` (mp.device's keys, of the models' device), `endpoints` (Lua, with `mp` and the models by name in `models`), `workers`.
 --- `files` { name = text } beside it, `args` for serve, `env`, `ready = false` not to wait, `allow` patterns of error lines that are
 --- expected in the log.
 local http = require "spec.support.http"
@@ -200,6 +203,9 @@ local function configuration(o)
     ('mp.server { listen = { "127.0.0.1:0" }, workers = %d }'):format(o.workers or 2),
     ("local models, main = {}, %q"):format(o.model and "smol" or next(models) or ""),
   }
+  if o.device then
+    out[#out + 1] = ("mp.device %q %s"):format(o.fake and "fake" or "cpu", lua_value(o.device))
+  end
   for name, keys in pairs(models) do
     local all = { source = M.weights(), devices = o.fake and { "fake" } or nil }
     for key, value in pairs(keys) do
@@ -325,6 +331,33 @@ end
 
 function Server:chat(o)
   return self:request { path = "/chat", json = o or { content = "Hello", max_tokens = 8 } }
+end
+
+function Server:many(n, o)
+  return http.many(self.url, n, { path = "/chat", json = o or { content = "Hello", max_tokens = 2 }, timeout = M.PATIENCE })
+end
+
+--- How many lines of the log match.
+function Server:count(pattern)
+  local n = 0
+  for line in self:log():gmatch "[^\n]+" do
+    n = n + (line:match(pattern) and 1 or 0)
+  end
+  return n
+end
+
+--- Proportional set size of all its processes, bytes.
+function Server:pss()
+  local sum = 0
+  for _, pid in pairs(self:pids()) do
+    sum = sum + (tonumber((read_file("/proc/" .. pid .. "/smaps_rollup") or ""):match "\nPss:%s+(%d+) kB") or 0) * 1024
+  end
+  return sum
+end
+
+--- Waits until a role has no process.
+function Server:until_no(role)
+  M.until_true(function() return role .. " still runs; the log:\n" .. self:log() end, function() return not self:pids()[role] end)
 end
 
 --- The connection and the response whose events are still to come.
