@@ -71,6 +71,14 @@ static void start_time_limit(struct answer *a)
     uv_timer_start(&a->time_limit->timer, on_time_over, left > 0 ? (uint64_t)(left * 1000) + 1 : 1, 0);
 }
 
+static void leave_limits(struct answer *a)
+{
+    stop_time_limit(a);
+    if (a->counted)
+        mp_limit_leave(a->limit);
+    a->counted = false;
+}
+
 /* X-Deadline: seconds from arrival, digits and at most one point, more than 0. */
 static int read_deadline(const struct mp_req *req, uint64_t *out, struct mp_err *err)
 {
@@ -100,9 +108,7 @@ static void release(struct answer *a)
 {
     if (a->running || !a->req_done)
         return;
-    stop_time_limit(a);
-    if (a->counted)
-        mp_limit_leave(a->limit);
+    leave_limits(a);
     mp_gateway_unpin(a->worker->gateway, a->generation);
     mp_free(a);
 }
@@ -171,6 +177,7 @@ static void x_end(struct mp_exchange *x)
     struct answer *a = x->owner;
     struct mp_req *req = a->req;
     a->running = false;
+    leave_limits(a); /* before the answer's last byte leaves: who has it may send the next request at once */
     if (!mp_res_ended(req)) {
         mp_error("request %s: its run ended without an answer", req->id);
         if (mp_res_started(req))

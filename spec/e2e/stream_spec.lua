@@ -319,6 +319,17 @@ mp.endpoint { route = "GET /fine", timeout = 30, handle = function() return { ok
     end
   end)
 
+  it("give a place back before its answer is out", function()
+    local s = server.boot { conf = [[
+local mp = require "moonpool"
+mp.server { listen = { "127.0.0.1:0" }, workers = 4 }
+mp.endpoint { route = "GET /one", max_concurrency = 1, handle = function() return {} end }
+]] }
+    for _ = 1, 300 do -- each on a connection of its own, so on any worker
+      assert.equal(200, s:request({ path = "/one" }).status)
+    end
+  end)
+
   it("end what takes longer than timeout: 504, or an error event", function()
     local s = server.boot { conf = CONF }
     local r = s:request { path = "/brief", body = "{}" }
