@@ -3,6 +3,7 @@
 local server = require "spec.support.server"
 local http = require "spec.support.http"
 local json = require "spec.support.json"
+local cli = require "spec.support.cli"
 local prometheus = require "spec.support.prometheus"
 local ffi = require "ffi"
 
@@ -268,6 +269,45 @@ describe("a stream on a model that is not ready", function()
     c:close()
   end)
 
+  it("ends with an event when its deadline passes, and one in the server's last moments", function()
+    local s = boot { fake = { load_ms = 20000 }, env = HASTY, drain = 0.2 }
+    local c = later(s, { path = "story", body = ASK, headers = "x-deadline: 0.7\r\n" })
+    local r = c:head "POST"
+    assert.equal(200, r.status)
+    local events = listen(r)
+    assert.same({ "deadline", 503 }, { json.decode(events[#events].data).error.code, json.decode(events[#events].data).error.status })
+    c:close()
+    c = later(s, { path = "story", body = ASK })
+    local next_event = c:head("POST"):events(true)
+    assert.is_truthy(next_event().comment)
+    s:signal(15)
+    local last
+    for event in next_event do
+      last = event
+    end
+    assert.same({ "unavailable", "the server is stopping" },
+      { json.decode(last.data).error.code, json.decode(last.data).error.message })
+    c:close()
+  end)
+
+  it("may be asked for by older clients and by HEAD", function()
+    local s = boot { fake = { load_ms = 700 }, env = HASTY, endpoints = [[
+      mp.endpoint { route = "GET /tale", handle = function()
+        return models.smol:chat_stream { messages = { { role = "user", content = "x" } }, max_tokens = 2 }
+      end }]] }
+    local c = s:connect()
+    c:send "HEAD /tale HTTP/1.1\r\nhost: x\r\n\r\n"
+    assert.equal(200, c:head("HEAD").status)
+    c:close()
+    c = s:connect()
+    c:send "GET /tale HTTP/1.0\r\n\r\n"
+    local r = c:head "GET"
+    assert.equal(200, r.status)
+    local events = listen(r)
+    assert.is_true(json.decode(events[#events].data).done)
+    c:close()
+  end)
+
   it("leaves nothing behind when its client leaves while it loads", function()
     local s = boot { fake = { load_ms = 800 }, env = HASTY }
     local c, r = s:story()
@@ -327,6 +367,35 @@ mp.endpoint { route = "GET /one", max_concurrency = 1, handle = function() retur
 ]] }
     for _ = 1, 300 do -- each on a connection of its own, so on any worker
       assert.equal(200, s:request({ path = "/one" }).status)
+    end
+  end)
+
+  it("count over generations: a reload gives no places, and may change how many there are", function()
+    local function conf(n)
+      return ([[
+local mp = require "moonpool"
+mp.server { listen = { "127.0.0.1:0" }, workers = 1 }
+mp.endpoint { route = "POST /few", max_concurrency = %d, handle = function() mp.log.info "has a place" mp.sleep(30) return {} end }
+]]):format(n)
+    end
+    local s = server.boot { conf = conf(2) }
+    local open = { later(s, { path = "few", body = "{}" }), later(s, { path = "few", body = "{}" }) }
+    local function places(n)
+      server.until_true("places: " .. n, function() return select(2, s:log():gsub("has a place", "")) == n end)
+    end
+    places(2)
+    for i, n in ipairs { 2, 3 } do
+      server.write_file(s.conf_path, conf(n) .. "-- " .. i)
+      local r = cli.run(s, "reload")
+      assert.equal(0, r.code, r.err)
+      if n == 3 then
+        open[3] = later(s, { path = "few", body = "{}" })
+        places(3)
+      end
+      assert.equal(429, s:request({ path = "/few", body = "{}" }).status)
+    end
+    for _, c in ipairs(open) do
+      c:reset()
     end
   end)
 
