@@ -52,9 +52,11 @@ int mp_ask_failed(const struct mp_ask *a, const char *fmt, ...)
 
 int mp_ask_option(struct mp_ask *a, int argc, char **argv, int *i)
 {
-    const char **to = strcmp(argv[*i], "--runtime") == 0 ? &a->runtime
-                      : strcmp(argv[*i], "--conf") == 0  ? &a->conf
-                                                         : NULL;
+    const char *timeout = NULL, **to = strcmp(argv[*i], "--runtime") == 0   ? &a->runtime
+                                       : strcmp(argv[*i], "--conf") == 0    ? &a->conf
+                                       : strcmp(argv[*i], "--timeout") == 0 ? &timeout
+                                                                            : NULL;
+    char *end;
     if (strcmp(argv[*i], "--json") == 0) {
         a->json = true;
         return 1;
@@ -66,23 +68,44 @@ int mp_ask_option(struct mp_ask *a, int argc, char **argv, int *i)
         return -1;
     }
     *to = argv[++*i];
-    return 1;
+    if (!timeout)
+        return 1;
+    a->timeout = strtod(timeout, &end);
+    if (end != timeout && !*end && a->timeout > 0 && a->timeout <= 86400)
+        return 1;
+    mp_cli_usage(a->cmd, "--timeout wants seconds, more than 0 and up to 86400, not '%s'", timeout);
+    return -1;
 }
 
 /* ---- one exchange ---- */
 
 enum outcome { DONE, AWAY /* no server listens */, CUT /* the connection ended early */, LATE, BAD };
 
-static bool wait_for(int fd, short events, uint64_t until)
+struct patience {
+    const struct mp_ask *ask; /* NULL: nothing is said */
+    uint64_t began, until;    /* ms */
+    bool said;
+};
+
+static void say_waiting(struct patience *w)
+{
+    if (w->said || !w->ask || w->ask->quiet || now_ms() - w->began < SAY_AFTER_MS || !isatty(2))
+        return;
+    fprintf(stderr, "waiting for the server (pid %d)\n", w->ask->pid);
+    w->said = true;
+}
+
+static bool wait_for(int fd, short events, struct patience *w)
 {
     struct pollfd p = {.fd = fd, .events = events};
     for (;;) {
         uint64_t now = now_ms();
-        int n = now >= until ? 0 : poll(&p, 1, (int)(until - now < 1000 ? until - now : 1000));
+        int n = now >= w->until ? 0 : poll(&p, 1, (int)(w->until - now < SAY_AFTER_MS ? w->until - now : SAY_AFTER_MS));
         if (n > 0)
             return true;
-        if (now >= until)
+        if (now >= w->until)
             return false;
+        say_waiting(w);
     }
 }
 
@@ -142,8 +165,8 @@ static bool understand(struct mp_buf *in, struct mp_reply *r)
     return true;
 }
 
-static enum outcome exchange(const char *socket, const char *method, const char *path, const char *body, uint64_t until,
-                             struct mp_reply *r)
+static enum outcome exchange(const char *socket, const char *method, const char *path, const char *body,
+                             struct patience *w, struct mp_reply *r)
 {
     struct mp_buf out = {0}, in = {0};
     enum outcome o = AWAY;
@@ -165,7 +188,7 @@ static enum outcome exchange(const char *socket, const char *method, const char 
             sent += (size_t)n;
         else if (errno != EAGAIN && errno != EINTR)
             goto out;
-        else if (!wait_for(fd, POLLOUT, until)) {
+        else if (!wait_for(fd, POLLOUT, w)) {
             o = LATE;
             goto out;
         }
@@ -179,7 +202,7 @@ static enum outcome exchange(const char *socket, const char *method, const char 
             break;
         else if (errno != EAGAIN && errno != EINTR)
             goto out;
-        else if (!wait_for(fd, POLLIN, until)) {
+        else if (!wait_for(fd, POLLIN, w)) {
             o = LATE;
             goto out;
         }
@@ -252,8 +275,10 @@ static int scan(const struct mp_ask *a, const char *runtime, struct server out[M
 static const struct mp_val *introduce(struct mp_ask *a, const struct server *s)
 {
     struct mp_reply r = {0};
+    double ms = a->timeout > 0 && a->timeout * 1000 < LOOK_MS ? a->timeout * 1000 : LOOK_MS;
+    struct patience w = {.until = now_ms() + (uint64_t)ms};
     const struct mp_val *v = NULL;
-    if (exchange(s->socket, "GET", "/server", NULL, now_ms() + LOOK_MS, &r) == DONE && r.status == 200)
+    if (exchange(s->socket, "GET", "/server", NULL, &w, &r) == DONE && r.status == 200)
         v = mp_doc_parse(a->arena, r.body.data, r.body.len, NULL);
     mp_reply_free(&r);
     return v;
@@ -359,27 +384,31 @@ static int say_error(struct mp_ask *a, const struct mp_reply *r)
 
 int mp_ask(struct mp_ask *a, const char *method, const char *path, const char *body, bool retry, struct mp_reply *r)
 {
-    uint64_t began = now_ms(), answers = retry ? GATEWAY_MS : UINT64_MAX / 2; /* a reload takes as long as it takes */
-    bool said = false;
+    uint64_t began = now_ms();
+    bool cut = false;
+    struct patience w = {.ask = a, .began = began, .until = UINT64_MAX};
+    if (a->timeout > 0)
+        w.until = began + (uint64_t)(a->timeout * 1000);
+    else if (retry)
+        w.until = began + GATEWAY_MS;
     for (;;) {
-        enum outcome o = exchange(a->socket, method, path, body, now_ms() + answers, r);
+        enum outcome o = exchange(a->socket, method, path, body, &w, r);
         switch (o) {
         case DONE: return r->status < 300 ? 0 : say_error(a, r);
         case AWAY: return mp_ask_failed(a, "the server (pid %d) is gone", a->pid);
         case BAD: return mp_ask_failed(a, "what answers at %s is no moonpool", a->socket);
-        case LATE: return mp_ask_failed(a, "the server (pid %d) does not answer", a->pid);
-        case CUT: break;
+        case LATE:
+            if (!cut)
+                return mp_ask_failed(a, "the server (pid %d) has not answered in time (--timeout SECONDS)", a->pid);
+            break;
+        case CUT: cut = true; break;
         }
         if (!retry)
-            return mp_ask_failed(
-                a, "the gateway ended before it had answered; it is started again: `moonpool generations` "
-                   "tells what serves");
-        if (now_ms() - began > GATEWAY_MS)
-            return mp_ask_failed(a, "the server's (pid %d) gateway ends each time before it has answered", a->pid);
-        if (!said && now_ms() - began > SAY_AFTER_MS && isatty(2)) {
-            fprintf(stderr, "waiting for the gateway, which is being started again\n");
-            said = true;
-        }
+            return mp_ask_failed(a, "the gateway ended before it had answered, and is started again: `moonpool "
+                                    "generations` tells what serves");
+        if (now_ms() >= w.until)
+            return mp_ask_failed(a, "the gateway of the server (pid %d) ends each time before it has answered", a->pid);
+        say_waiting(&w);
         poll(NULL, 0, AGAIN_MS);
     }
 }

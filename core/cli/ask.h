@@ -13,7 +13,9 @@
 struct mp_ask { /* zero-initialised but for cmd */
     const struct mp_cmd *cmd;
     const char *runtime, *conf; /* --runtime, --conf; NULL: not given */
+    double timeout;             /* --timeout; 0: not given */
     bool json;
+    bool quiet;             /* an answer that takes a while is nothing to tell of */
     char *socket;           /* of the server that was found */
     int pid;                /* the server's */
     struct mp_arena *arena; /* of documents */
@@ -25,14 +27,16 @@ struct mp_reply {
     uint64_t last, gateway; /* /decisions: where to go on; whose numbers those are */
 };
 
-#define MP_ASK_ARGS "[--runtime DIR] [--conf CONF]"
+#define MP_ASK_ARGS "[--runtime DIR] [--conf CONF] [--timeout SECONDS]"
 #define MP_ASK_HELP                                                                       \
     "  --runtime DIR   where the server's sockets lie; default as for `moonpool serve`\n" \
-    "  --conf CONF     the server of this configuration, when several run\n"
+    "  --conf CONF     the server of this configuration, when several run\n"              \
+    "  --timeout SECONDS\n"                                                               \
+    "                  how long to wait for its answer (60; a reload: as long as it takes)\n"
 #define MP_ASK_EXIT "Exit codes: 0 done; 1 the server refused or failed; 2 bad command line, or no server.\n"
 
-/* Takes argv[*i] when it is one of the options all share (--runtime DIR, --conf CONF, --json), moving *i over its value.
- * 1: taken; 0: not one of them; -1: it lacks its value (the usage was printed). */
+/* Takes argv[*i] when it is one of the options all share (--runtime DIR, --conf CONF, --timeout SECONDS, --json), moving *i over
+ * its value. 1: taken; 0: not one of them; -1: it lacks its value, or that is none (the usage was printed). */
 int mp_ask_option(struct mp_ask *a, int argc, char **argv, int *i);
 /* Finds the server: by --conf where given, else the only one. 0 or an exit code. */
 int mp_ask_find(struct mp_ask *a);

@@ -81,6 +81,7 @@ static int print(struct mp_ask *a, const struct mp_reply *r)
 static int follow(struct mp_ask *a, uint64_t after, bool all, bool on)
 {
     uint64_t gateway = 0;
+    int wait = a->timeout > 0 && a->timeout < 2 * WAIT_S ? (int)ceil(a->timeout / 2) : WAIT_S;
     char path[160];
     int code;
     do {
@@ -89,7 +90,8 @@ static int follow(struct mp_ask *a, uint64_t after, bool all, bool on)
         if (!all)
             n += snprintf(path + n, sizeof path - (size_t)n, "&newest=%d", NEWEST);
         if (on && gateway)
-            snprintf(path + n, sizeof path - (size_t)n, "&wait=%d", WAIT_S);
+            snprintf(path + n, sizeof path - (size_t)n, "&wait=%d", wait);
+        a->quiet = on && gateway;
         code = mp_ask(a, "GET", path, NULL, true, &r);
         if (code == 0 && gateway &&
             r.gateway != gateway) { /* a new one: its numbers begin at 1, and all of it is new */

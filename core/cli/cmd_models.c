@@ -79,6 +79,8 @@ static void progress(const struct mp_val *v, bool on)
         mp_show_plain(&b, mp_val_text(v, "name"));
         mp_buf_puts(&b, ": ");
         mp_facts_state(v, &b);
+        if (strcmp(mp_val_text(v, "state"), "cold") == 0)
+            mp_buf_puts(&b, ", waits for its device");
     }
     fprintf(stderr, "\r\033[K%s", mp_buf_cstr(&b));
     fflush(stderr);

@@ -180,6 +180,9 @@ describe("commands that ask a server", function()
       r = cli.run(nil, command, "--runtime")
       assert.equal(2, r.code)
       assert.matches("^moonpool " .. command .. ": %-%-runtime needs a value\n", r.err)
+      r = cli.run(nil, command, "--timeout", "0")
+      assert.equal(2, r.code)
+      assert.matches("^moonpool " .. command .. ": %-%-timeout wants seconds, more than 0 and up to 86400, not '0'\n", r.err)
       r = cli.run(nil, command, "--colour")
       assert.equal(2, r.code)
       assert.matches("^moonpool " .. command .. ": unknown [%l]+ '%-%-colour'\n", r.err)
@@ -320,6 +323,55 @@ describe("commands that ask a server", function()
     assert.same({ 1, 3, 2 }, { prometheus.value(m, "moonpool_reloads_total", { result = "unchanged" }),
       prometheus.value(m, "moonpool_reloads_total", { result = "ok" }), prometheus.value(m, "moonpool_reloads_total", { result = "failed" }) })
     assert.equal(2, prometheus.value(m, "moonpool_generation"))
+  end)
+
+  it("say what is wrong with what answers, or does not", function()
+    local C = require "spec.support.ffi"("core/wire/wire.h")
+    local dir = server.folder { conf = "" }
+    os.execute(("mkdir -m 700 %s/run"):format(dir))
+    local path = ("%s/run/%s.admin"):format(dir, shell("echo $PPID"):match "%d+") -- a process that lives: this one
+    local fd, err = ffi.new "int[1]", ffi.new "struct mp_err"
+    assert.equal(0, C.mp_wire_listen(path, 16, fd, err))
+    --- What a command says when its first connection is answered so, and all further ones too.
+    local function answered(text, ...)
+      local command, taken = cli.start({ dir = dir }, ...), ffi.new "int[1]"
+      server.until_true("the command does not end", function()
+        if C.mp_wire_accept(fd[0], taken, err) == 0 then
+          local c = http.connect { fd = taken[0] }
+          local request = c:receive() -- "": one that only looked whether somebody listens
+          if request and request ~= "" then
+            c:send(text, true)
+          end
+          c:close()
+        end
+        return not server.alive(command.pid)
+      end)
+      local code, said = command:wait(), command:text()
+      command:stop()
+      return code, said
+    end
+    assert.same({ 1, ("moonpool status: what answers at %s is no moonpool\n"):format(path) }, { answered("SSH-2.0-OpenSSH_9\r\n", "status") })
+    local pid = path:match "(%d+)%.admin$"
+    assert.same({ 1, ("moonpool devices: the gateway of the server (pid %s) ends each time before it has answered\n"):format(pid) },
+      { answered("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this", "devices", "--timeout", "0.3") })
+    assert.same({ 1, "moonpool reload: the gateway ended before it had answered, and is started again: `moonpool generations` tells what serves\n" },
+      { answered("", "reload") })
+    local code, said = answered("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n[1,}", "models")
+    assert.equal(1, code)
+    assert.matches("^moonpool models: the server's answer cannot be read: not JSON: line 1", said)
+    local r = cli.run({ dir = dir }, "generations", "--timeout", "0.2")
+    assert.same({ 1, ("moonpool generations: the server (pid %s) has not answered in time (--timeout SECONDS)\n"):format(pid) }, { r.code, r.err })
+    local typed = shell(("TERM=dumb timeout %d script -qec '%s status --timeout 1.5 --runtime %s/run' /dev/null </dev/null"):format(
+      server.PATIENCE, server.binary, dir))
+    assert.matches("^waiting for the server %(pid " .. pid .. "%)\r\nmoonpool status: the server ", typed)
+    r = cli.run({ dir = dir }, "status", dir .. "/conf/moonpool.lua", "--timeout", "0.2")
+    assert.equal(2, r.code)
+    assert.matches("no server here serves .*; there is:\n  pid " .. pid .. ", does not answer\n$", r.err)
+    ffi.C.close(fd[0])
+    r = cli.run({ dir = dir }, "status") -- a socket that nobody listens on
+    assert.matches("no server runs here", r.err)
+    os.execute("chmod 000 " .. dir .. "/run")
+    os.execute("rm -rf " .. dir)
   end)
 
   it("wait for the next gateway when one was killed", function()
