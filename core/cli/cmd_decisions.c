@@ -90,22 +90,16 @@ static int follow(struct mp_ask *a, uint64_t after, bool all, bool on)
         if (!all)
             n += snprintf(path + n, sizeof path - (size_t)n, "&newest=%d", NEWEST);
         if (on && gateway)
-            snprintf(path + n, sizeof path - (size_t)n, "&wait=%d", wait);
+            snprintf(path + n, sizeof path - (size_t)n, "&gateway=%ju&wait=%d", (uintmax_t)gateway, wait);
         a->quiet = on && gateway;
         code = mp_ask(a, "GET", path, NULL, true, &r);
-        if (code == 0 && gateway &&
-            r.gateway != gateway) { /* a new one: its numbers begin at 1, and all of it is new */
-            if (!a->json)
-                printf("the gateway was started again\n");
-            after = 0;
-            all = true;
-            gateway = r.gateway;
-        } else if (code == 0) {
+        if (code == 0 && gateway && r.gateway != gateway && !a->json)
+            printf("the gateway was started again\n");
+        if (code == 0)
             code = print(a, &r);
-            after = r.last;
-            all = true;
-            gateway = r.gateway;
-        }
+        after = r.last;
+        all = true;
+        gateway = r.gateway;
         mp_reply_free(&r);
     } while (on && code == 0);
     return code;

@@ -342,13 +342,16 @@ static void get_decisions(struct mp_admin *a, struct mp_req *req)
 {
     struct mp_err err = {0};
     struct mp_buf lines = {0};
-    uint64_t after = 0, wait = 0, most = MAX_LINES, newest = UINT64_MAX, last;
+    uint64_t after = 0, wait = 0, most = MAX_LINES, newest = UINT64_MAX, gateway = (uint64_t)getpid(), last;
     if (query_number(req, "after", (uint64_t)1 << 53, &after, &err) < 0 ||
         query_number(req, "wait", MAX_WAIT, &wait, &err) < 0 || query_number(req, "most", MAX_LINES, &most, &err) < 0 ||
-        query_number(req, "newest", MAX_LINES, &newest, &err) < 0) {
+        query_number(req, "newest", MAX_LINES, &newest, &err) < 0 ||
+        query_number(req, "gateway", INT32_MAX, &gateway, &err) < 0) {
         refuse(req, &err);
         return;
     }
+    if (gateway != (uint64_t)getpid()) /* `after` is a number of another one: all of ours is new */
+        after = wait = 0;
     if (newest != UINT64_MAX) { /* not more than so many */
         last = mp_decisions_print(UINT64_MAX, 0, &lines);
         if (last > newest && last - newest > after)

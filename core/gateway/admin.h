@@ -5,8 +5,9 @@
  *   GET  /server                      who answers: version, pids, configuration, addresses
  *   GET  /status                      all of it
  *   GET  /models[/NAME], /devices, /generations
- *   GET  /decisions?after=N&wait=S&most=M   a JSON line each; waits up to S seconds for one. x-moonpool-last: the next `after`;
- *                                     x-moonpool-gateway: whose numbers these are
+ *   GET  /decisions?after=N&gateway=PID&wait=S&most=M&newest=K
+ *                                     a JSON line each; waits up to S seconds for one. x-moonpool-last: the next `after`;
+ *                                     x-moonpool-gateway: whose numbers these are: another one begins at 1, and `after` does not count
  *   GET  /metrics                     Prometheus text
  *   POST /reload {"dry_run": bool}, /rollback {"generation": N}     answered when done
  *   POST /models/NAME/load, unload, scale {"min_replicas": 1, "queue.max": null}   null: as declared. Answered with the model
