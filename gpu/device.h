@@ -34,6 +34,7 @@ struct mp_caps {
     uint32_t n_threads;
     uint32_t numerics; /* bit set of 1 << enum mp_numerics */
     uint64_t memory;   /* bytes that may be reserved in all; 0 unknown */
+    uint64_t granule;  /* memory is committed in multiples of so many bytes; a power of two */
     bool invariant;    /* a request's bits do not depend on its batch */
 };
 
@@ -136,6 +137,8 @@ struct mp_device_ops {
     /* What build() will need: scratch bytes, and bytes per KV page of each group. The plan was checked. */
     int (*need)(struct mp_dev *dev, const struct mp_plan *plan, const struct mp_limits *lim, uint64_t *scratch,
                 uint64_t page_bytes[MP_MAX_KVS], struct mp_err *err);
+    /* (optional) Bytes that build() takes beside those: what used() counts of an exec. */
+    uint64_t (*beside)(struct mp_dev *dev, const struct mp_plan *plan, const struct mp_limits *lim);
     /* w_off (multiples of 64), w_type: per weight of the plan; scratch is committed wholly. kv[g] holds lim->max_pages pages; the caller commits what steps name. The
      * exec keeps no pointer to plan. */
     int (*build)(struct mp_dev *dev, const struct mp_plan *plan, const struct mp_limits *lim, struct mp_mem *w,

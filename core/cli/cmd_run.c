@@ -293,6 +293,8 @@ static int run_model(const struct opts *o, const char *path, struct mp_err *err)
     ops->caps(dev, &caps);
     rc = mp_load_begin(&loaded, src, ops, dev, &load, err);
     if (rc == 0)
+        rc = mp_load_claim(loaded, NULL, err);
+    if (rc == 0)
         rc = mp_load_read(loaded, on_progress, &progress, err);
     if (progress.drawn)
         fprintf(stderr, "\r%*s\r", BAR + 20, "");

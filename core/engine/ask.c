@@ -6,18 +6,35 @@
 
 #include <string.h>
 
+static void join(struct mp_ask *r, struct mp_served *model)
+{
+    r->model = model;
+    r->prev = NULL;
+    r->next = model->requests;
+    if (r->next)
+        r->next->prev = r;
+    model->requests = r;
+    model->n_requests++;
+}
+
+static void part(struct mp_ask *r)
+{
+    if (r->prev)
+        r->prev->next = r->next;
+    else
+        r->model->requests = r->next;
+    if (r->next)
+        r->next->prev = r->prev;
+    r->model->n_requests--;
+}
+
 static struct mp_ask *new_request(struct mp_host *h, struct mp_line *c, uint64_t id, struct mp_served *model)
 {
     struct mp_ask *r = mp_calloc(sizeof *r);
     r->tag = ++h->next_tag;
     r->id = id;
     r->conn = c;
-    r->model = model;
-    r->next = model->requests;
-    if (r->next)
-        r->next->prev = r;
-    model->requests = r;
-    model->n_requests++;
+    join(r, model);
     mp_map_put(&h->requests, r->tag, r);
     mp_map_put(&c->requests, id, r);
     return r;
@@ -25,15 +42,8 @@ static struct mp_ask *new_request(struct mp_host *h, struct mp_line *c, uint64_t
 
 static void free_request(struct mp_host *h, struct mp_ask *r)
 {
-    struct mp_served *model = r->model;
-    if (r->prev)
-        r->prev->next = r->next;
-    else
-        model->requests = r->next;
-    if (r->next)
-        r->next->prev = r->prev;
-    model->n_requests--;
-    model->n_running -= r->state == MP_ASK_RUNNING;
+    r->model->n_running -= r->state == MP_ASK_RUNNING;
+    part(r);
     mp_map_remove(&h->requests, r->tag);
     if (r->conn)
         mp_map_remove(&r->conn->requests, r->id);
@@ -77,6 +87,19 @@ static void send_to_front(struct mp_host *h, struct mp_ask *r)
     mp_jobs_put(h->front, m);
 }
 
+/* Makes tokens of it by its model's version, as soon as that is open. */
+static void prepare(struct mp_host *h, struct mp_ask *r)
+{
+    struct mp_err err = {0};
+    mp_ids_free(&r->ids);
+    r->ids = (struct mp_ids){0};
+    r->state = MP_ASK_OPENING;
+    if (r->model->source && !r->model->reopen)
+        send_to_front(h, r);
+    else if (mp_served_want_open(h, r->model, &err) < 0)
+        fail(h, r, &err);
+}
+
 void mp_ask_prepare(struct mp_host *h, struct mp_line *c, const struct mp_msg *m)
 {
     const struct mp_msg_prepare *p = &m->u.prepare;
@@ -98,10 +121,7 @@ void mp_ask_prepare(struct mp_host *h, struct mp_line *c, const struct mp_msg *m
     r->kind = p->kind;
     r->special = p->special;
     mp_buf_put(&r->payload, p->payload.n ? p->payload.p : "", p->payload.n);
-    if (model->source && !model->reopen)
-        send_to_front(h, r);
-    else if (mp_served_want_open(h, model, &err) < 0)
-        fail(h, r, &err);
+    prepare(h, r);
 }
 
 void mp_ask_model_opened(struct mp_host *h, struct mp_served *m)
@@ -115,12 +135,25 @@ void mp_ask_model_opened(struct mp_host *h, struct mp_served *m)
 
 static void go(struct mp_host *h, struct mp_ask *r);
 
+/* Its tokens are another version's. */
+static bool outdated(const struct mp_ask *r)
+{
+    return !r->model->source || r->model->reopen || r->version != mp_source_identity(r->model->source);
+}
+
 void mp_ask_prepared(struct mp_host *h, struct mp_mail *m)
 {
     struct mp_ask *r = mp_map_get(&h->requests, m->tag);
     struct mp_msg answer = {.type = MP_MSG_PREPARED};
     if (!r || r->state != MP_ASK_PREPARING)
         return;
+    r->payload = m->bytes;
+    m->bytes = (struct mp_buf){0};
+    r->version = mp_source_identity(m->source);
+    if (outdated(r)) {
+        prepare(h, r);
+        return;
+    }
     if (m->err.code < 0) {
         fail(h, r, &m->err);
         return;
@@ -132,9 +165,33 @@ void mp_ask_prepared(struct mp_host *h, struct mp_mail *m)
     answer.id = r->id;
     answer.u.prepared.n_tokens = r->n_prompt;
     answer.u.prepared.left = mp_source_context(m->source) - r->n_prompt;
-    mp_host_send(h, r->conn, &answer);
+    if (!r->told)
+        mp_host_send(h, r->conn, &answer);
+    r->told = true;
     if (r->start)
         go(h, r);
+}
+
+/* A list's newest is first; who goes over keeps its place. */
+static struct mp_ask *oldest(const struct mp_served *m)
+{
+    struct mp_ask *r = m->requests;
+    while (r && r->next)
+        r = r->next;
+    return r;
+}
+
+void mp_ask_move(struct mp_host *h, struct mp_served *from, struct mp_served *to)
+{
+    for (struct mp_ask *r = oldest(from), *prev; r; r = prev) {
+        prev = r->prev;
+        if (r->state == MP_ASK_RUNNING)
+            continue;
+        part(r);
+        join(r, to);
+        if (r->state != MP_ASK_PREPARING) /* else it is judged when it comes back */
+            prepare(h, r);
+    }
 }
 
 /* START */
@@ -145,6 +202,7 @@ static void submit(struct mp_host *h, struct mp_ask *r)
     m->ids = r->ids;
     m->start = mp_move(&r->start);
     r->ids = (struct mp_ids){0};
+    mp_buf_free(&r->payload);
     r->load_ns = mp_clock_mono_ns() - r->t_start;
     if (m->start->deadline_ns > 0)
         m->start->deadline_ns = m->start->deadline_ns > r->load_ns ? m->start->deadline_ns - r->load_ns : 1;
@@ -157,6 +215,10 @@ static void submit(struct mp_host *h, struct mp_ask *r)
 static void go(struct mp_host *h, struct mp_ask *r)
 {
     struct mp_err err = {0};
+    if (outdated(r)) {
+        prepare(h, r);
+        return;
+    }
     if (r->model->state == MP_MODEL_WARM) {
         submit(h, r);
         return;
@@ -188,14 +250,19 @@ void mp_ask_start(struct mp_host *h, struct mp_line *c, const struct mp_msg *m)
 
 void mp_ask_model_warm(struct mp_host *h, struct mp_served *m)
 {
-    /* The list's newest is first; they go in the order in which they came. */
-    struct mp_ask *r = m->requests;
-    while (r && r->next)
-        r = r->next;
-    for (struct mp_ask *prev; r; r = prev) {
+    for (struct mp_ask *r = oldest(m), *prev; r; r = prev) {
         prev = r->prev;
         if (r->state == MP_ASK_LOADING)
-            submit(h, r);
+            go(h, r);
+    }
+}
+
+void mp_ask_model_gone(struct mp_host *h, struct mp_served *m, const struct mp_err *err)
+{
+    for (struct mp_ask *r = m->requests, *next; r; r = next) {
+        next = r->next;
+        if (r->state != MP_ASK_RUNNING)
+            fail(h, r, err);
     }
 }
 
@@ -213,7 +280,7 @@ void mp_ask_model_failed(struct mp_host *h, struct mp_served *m, const struct mp
 void mp_ask_tick(struct mp_host *h, uint64_t now)
 {
     struct mp_err err = {0};
-    for (struct mp_served *m = h->models; m; m = m->next)
+    for (struct mp_served *m = h->models; m; m = m->link)
         for (struct mp_ask *r = m->requests, *next; r; r = next) {
             next = r->next;
             if (r->deadline > 0 && now >= r->deadline && r->state != MP_ASK_RUNNING) {
@@ -291,7 +358,7 @@ void mp_ask_frames(struct mp_host *h, const struct mp_mail *m)
 
 void mp_ask_end_all(struct mp_host *h, const struct mp_err *err)
 {
-    for (struct mp_served *m = h->models; m; m = m->next)
+    for (struct mp_served *m = h->models; m; m = m->link)
         while (m->requests)
             fail(h, m->requests, err);
 }

@@ -41,6 +41,8 @@ int mp_harness_open(struct mp_harness **out, const char *path, const char *devic
     if (rc == 0)
         rc = mp_load_begin(&h->loaded, h->src, h->ops, h->dev, &load, err);
     if (rc == 0)
+        rc = mp_load_claim(h->loaded, NULL, err);
+    if (rc == 0)
         rc = mp_load_read(h->loaded, NULL, NULL, err);
     if (rc == 0)
         rc = mp_load_build(h->loaded, err);

@@ -94,6 +94,14 @@ static void close_line(struct mp_host *h, struct mp_line *c)
     mp_free(c);
 }
 
+static void set_limit(struct mp_host *h, const struct mp_line *c, const struct mp_msg *m)
+{
+    struct mp_mail *l = mp_mail_new(MP_MAIL_LIMIT, NULL, c->number);
+    l->total = m->id;
+    l->done = h->limit = m->u.device_limit.memory;
+    mp_runner_put(h->runner, l);
+}
+
 static void dispatch(struct mp_host *h, struct mp_line *c, const struct mp_msg *m)
 {
     struct mp_msg pong = {.type = MP_MSG_PONG, .id = m->id};
@@ -106,10 +114,13 @@ static void dispatch(struct mp_host *h, struct mp_line *c, const struct mp_msg *
         pong.u.pong.step_ns = mp_runner_step_ns(h->runner);
         mp_host_send(h, c, &pong);
         break;
-    case MP_MSG_MODEL_DECLARE: mp_served_declare(h, c, m); break;
+    case MP_MSG_MODEL_DECLARE: mp_version_declare(h, c, m); break;
+    case MP_MSG_MODEL_CHECK: mp_version_check(h, c, m); break;
+    case MP_MSG_MODEL_FORGET: mp_version_forget(h, c, m); break;
     case MP_MSG_MODEL_LOAD: mp_served_load(h, c, m); break;
     case MP_MSG_MODEL_UNLOAD: mp_served_unload(h, c, m); break;
     case MP_MSG_MODELS: mp_served_list(h, c, m->id); break;
+    case MP_MSG_DEVICE_LIMIT: set_limit(h, c, m); break;
     case MP_MSG_PREPARE: mp_ask_prepare(h, c, m); break;
     case MP_MSG_START: mp_ask_start(h, c, m); break;
     case MP_MSG_CANCEL: mp_ask_cancel(h, c, m->id); break;
@@ -194,8 +205,8 @@ static int start(struct mp_host *h, const struct mp_engine_conf *conf, struct mp
     h->box = mp_box_new();
     if (mp_box_fd(h->box) < 0)
         return mp_err_errno(err, MP_EIO, "cannot make an event descriptor");
-    h->front = mp_jobs_start("front", N_FRONT, 0, h->box);
-    h->loader = mp_jobs_start("loader", 1, LOADER_NICE, h->box);
+    h->front = mp_jobs_start("front", N_FRONT, 0, h->ops, conf->device, h->box);
+    h->loader = mp_jobs_start("loader", 1, LOADER_NICE, h->ops, conf->device, h->box);
     h->runner = mp_runner_start(h->ops, conf->device, &loop, h->box);
     if (!h->front || !h->loader || !h->runner)
         return mp_err_set(err, MP_EIO, "cannot start the engine's threads");
@@ -205,7 +216,7 @@ static int start(struct mp_host *h, const struct mp_engine_conf *conf, struct mp
 /* True while there is something that only time brings on. */
 static bool ticking(const struct mp_host *h)
 {
-    for (const struct mp_served *m = h->models; m; m = m->next)
+    for (const struct mp_served *m = h->models; m; m = m->link)
         if (m->retired || m->n_requests > 0)
             return true;
     return false;
@@ -217,9 +228,8 @@ static uint64_t idle_until(const struct mp_host *h)
     uint64_t until = UINT64_MAX;
     if (h->requests.n > 0 || h->conf->linger_ns == UINT64_MAX)
         return UINT64_MAX;
-    for (const struct mp_served *m = h->models; m; m = m->next)
-        if (m->letters > 0 || m->state == MP_MODEL_LOADING || m->state == MP_MODEL_WARM ||
-            m->state == MP_MODEL_DRAINING)
+    for (const struct mp_served *m = h->models; m; m = m->link)
+        if (m->letters > 0 || mp_served_on_device(m))
             return UINT64_MAX;
     return mp_add_u64(h->active, h->conf->linger_ns, &until) ? until : UINT64_MAX;
 }
@@ -290,7 +300,7 @@ static void serve(struct mp_host *h)
     while (!h->stopping) {
         poll_once(h, patience(h));
         uint64_t now = mp_clock_mono_ns();
-        mp_served_tick(h, now);
+        mp_version_tick(h);
         mp_ask_tick(h, now);
         write_lines(h);
         watch_steps(h);
@@ -337,7 +347,7 @@ static void stop(struct mp_host *h)
     mp_runner_stop(h->runner);
     while (h->lines)
         close_line(h, h->lines);
-    mp_served_free_all(h);
+    mp_version_free_all(h);
     mp_map_free(&h->requests);
     mp_box_free(h->box);
     if (h->signal_fd >= 0)

@@ -34,6 +34,9 @@ struct mp_replica {
     struct mp_body body;
     struct mp_pages *pages[MP_MAX_KVS];
     uint32_t *slots, n_slots_free; /* stack of free slots */
+    uint32_t most;                 /* sequences at once */
+    uint32_t base_pages;           /* of one context: the load's part */
+    uint64_t beyond;               /* held in the room on top of it */
     struct mp_seq_list waiting, running, ended;
     uint32_t n_seqs;    /* alive, their last event not taken */
     uint64_t device_ns; /* of finished steps */
@@ -67,6 +70,11 @@ void mp_seq_list_add(struct mp_seq_list *list, struct mp_seq *before, struct mp_
 void mp_seq_list_remove(struct mp_seq_list *list, struct mp_seq *s);
 /* It runs no more; finish and err are set by the caller. Slot and pages go when its last step is done. */
 void mp_seq_end(struct mp_seq *s);
+
+/* Bytes of pages beyond the load's part if `more` were reserved on top. */
+uint64_t mp_replica_beyond(const struct mp_replica *r, uint32_t more);
+/* Gives back to the room what is not reserved or committed any more. */
+void mp_replica_settle(struct mp_replica *r);
 
 void mp_sched_admit(struct mp_replica *r); /* waiting → running, as far as slots and pages go */
 bool mp_sched_issue(struct mp_loop *l);    /* one step; false when nobody has work or nothing could be issued */

@@ -15,15 +15,17 @@ struct mp_jobs {
     char name[16];
     uint32_t n;
     int nice;
+    const struct mp_device_ops *ops;
+    const char *spec;
     struct mp_box *in, *back;
     atomic_bool stopping; /* set by the owner, read by the threads */
     pthread_t *threads;
 };
 
-struct worker { /* one thread's own: templates of the models it met lately */
+struct worker { /* one thread's own: templates of the models it met lately. They keep no file open */
     struct mp_jobs *jobs;
     struct cached {
-        struct mp_source *source;
+        uint64_t serial; /* of its source; 0: free */
         struct mp_template *template;
         uint64_t used;
     } cache[CACHE];
@@ -35,7 +37,7 @@ static int template_of(struct worker *w, struct mp_source *source, struct mp_tem
     struct cached *oldest = &w->cache[0];
     for (int i = 0; i < CACHE; i++) {
         struct cached *c = &w->cache[i];
-        if (c->source == source) {
+        if (c->serial == mp_source_serial(source)) {
             c->used = ++w->clock;
             *out = c->template;
             return 0;
@@ -48,8 +50,7 @@ static int template_of(struct worker *w, struct mp_source *source, struct mp_tem
     if (rc < 0)
         return rc;
     mp_template_free(oldest->template);
-    mp_source_free(oldest->source);
-    *oldest = (struct cached){mp_source_ref(source), t, ++w->clock};
+    *oldest = (struct cached){mp_source_serial(source), t, ++w->clock};
     *out = t;
     return 0;
 }
@@ -60,13 +61,13 @@ static int prepare(struct worker *w, struct mp_mail *m)
     int rc = m->kind_of == MP_PREPARE_CHAT ? template_of(w, m->source, &t, &m->err) : 0;
     if (rc == 0)
         rc = mp_source_prompt(m->source, t, m->kind_of, m->special, m->bytes.data, m->bytes.len, &m->ids, &m->err);
-    mp_buf_free(&m->bytes);
     return rc;
 }
 
 struct progress {
     struct mp_jobs *jobs;
     struct mp_served *model;
+    const atomic_bool *stop;
     uint64_t told_ns, told;
 };
 
@@ -82,16 +83,26 @@ static bool on_progress(void *ctx, uint64_t done, uint64_t total)
         p->told = done;
         mp_box_put(p->jobs->back, m);
     }
-    return !atomic_load(&p->jobs->stopping);
+    return !atomic_load(&p->jobs->stopping) && !(p->stop && atomic_load(p->stop));
+}
+
+static int open_model(const struct mp_jobs *j, struct mp_mail *m)
+{
+    struct mp_need need = {0};
+    int rc = m->source ? 0 : mp_source_open(&m->source, &m->open, &m->err);
+    if (rc == 0)
+        rc = mp_load_need(m->source, j->ops, j->spec, &m->load, &need, &m->err);
+    m->need = need.total;
+    return rc;
 }
 
 static void work(struct worker *w, struct mp_mail *m)
 {
     struct mp_jobs *j = w->jobs;
-    struct progress p = {.jobs = j, .model = m->model};
+    struct progress p = {.jobs = j, .model = m->model, .stop = m->stop};
     int rc = MP_EINTERNAL;
-    if (m->kind == MP_MAIL_OPEN)
-        rc = mp_source_open(&m->source, &m->open, &m->err);
+    if (m->kind == MP_MAIL_OPEN || m->kind == MP_MAIL_PLAN)
+        rc = open_model(j, m);
     else if (m->kind == MP_MAIL_PREPARE)
         rc = prepare(w, m);
     else if (m->kind == MP_MAIL_LOAD)
@@ -120,16 +131,17 @@ static void *main_of_thread(void *arg)
             work(&w, m);
         }
     }
-    for (int i = 0; i < CACHE; i++) {
+    for (int i = 0; i < CACHE; i++)
         mp_template_free(w.cache[i].template);
-        mp_source_free(w.cache[i].source);
-    }
     return NULL;
 }
 
-struct mp_jobs *mp_jobs_start(const char *name, uint32_t n, int nice, struct mp_box *back)
+struct mp_jobs *mp_jobs_start(const char *name, uint32_t n, int nice, const struct mp_device_ops *ops, const char *spec,
+                              struct mp_box *back)
 {
     struct mp_jobs *j = mp_calloc(sizeof *j);
+    j->ops = ops;
+    j->spec = spec;
     for (size_t i = 0; name[i] && i < sizeof j->name - 1; i++)
         j->name[i] = name[i];
     j->n = n;

@@ -6,9 +6,10 @@
 
 struct mp_jobs;
 
-/* n threads called `name`, sending letters back to `back` (which outlives them). nice: added to their priority.
- */
-struct mp_jobs *mp_jobs_start(const char *name, uint32_t n, int nice, struct mp_box *back);
+/* n threads called `name`, sending letters back to `back` (which outlives them, as ops and spec do). nice: added to their priority.
+ * ops, spec: the device that models are for; it is only asked what they would need. */
+struct mp_jobs *mp_jobs_start(const char *name, uint32_t n, int nice, const struct mp_device_ops *ops, const char *spec,
+                              struct mp_box *back);
 void mp_jobs_put(struct mp_jobs *j, struct mp_mail *m);
 /* Lets what is under way come to an early end, sends the rest back undone (MP_ECANCELLED), joins the threads. NULL is fine. */
 void mp_jobs_stop(struct mp_jobs *j);

@@ -12,6 +12,8 @@
 #include <strings.h>
 #include <sys/stat.h>
 
+static _Atomic uint64_t n_sources; /* serials given out */
+
 struct mp_source {
     _Atomic uint32_t refs; /* any thread */
     _Atomic bool verified; /* loader threads: the checksum was right */
@@ -20,7 +22,7 @@ struct mp_source {
     struct mp_tok *tok;
     struct mp_plan *plan;
     uint32_t context;
-    uint64_t identity;
+    uint64_t identity, serial;
     char arch[64];
 };
 
@@ -31,7 +33,10 @@ struct mp_loaded {
     struct mp_weights *weights;
     struct mp_mem *w, *scratch;
     struct mp_body body;
-    uint64_t scratch_bytes;
+    uint64_t scratch_bytes, granule;
+    struct mp_need need;
+    uint64_t w_taken;
+    struct mp_room *room; /* which holds need.total; NULL: none does */
 };
 
 /* FNV-1a: the same in every process, unlike mp_hash; nobody gains by a collision with his own file. */
@@ -95,6 +100,7 @@ int mp_source_open(struct mp_source **out, const struct mp_source_conf *conf, st
 {
     struct mp_source *s = mp_calloc(sizeof *s);
     atomic_init(&s->refs, 1);
+    s->serial = atomic_fetch_add(&n_sources, 1) + 1;
     s->path = mp_strdup(conf->path);
     s->sha256 = conf->sha256 ? mp_strdup(conf->sha256) : NULL;
     int rc = open_parts(s, conf->context, err);
@@ -159,6 +165,16 @@ const char *mp_source_arch(const struct mp_source *s)
 uint64_t mp_source_identity(const struct mp_source *s)
 {
     return s->identity;
+}
+
+uint64_t mp_source_serial(const struct mp_source *s)
+{
+    return s->serial;
+}
+
+bool mp_source_intact(const struct mp_source *s)
+{
+    return mp_gguf_unchanged(s->gguf, NULL) == 0;
 }
 
 bool mp_source_current(const struct mp_source *s)
@@ -307,11 +323,30 @@ static int set_limits(struct mp_loaded *l, const struct mp_load_conf *conf, stru
                                 .max_seq_pages = per_seq,
                                 .numerics = conf->numerics,
                                 .invariant = caps.invariant};
+    l->granule = caps.granule > 0 ? caps.granule : 1;
     b->page_tokens = caps.page_tokens;
     b->n_kvs = plan->n_kvs;
     b->n_vocab = plan->n_vocab;
     costs(plan, b);
     return 0;
+}
+
+/* Sums up what begin() found. */
+static int sum_up(struct mp_loaded *l, struct mp_err *err)
+{
+    struct mp_need *n = &l->need;
+    struct mp_body *b = &l->body;
+    bool good = mp_align_u64(l->weights->bytes, l->granule, &n->weights) &&
+                mp_align_u64(l->scratch_bytes, l->granule, &n->scratch);
+    for (uint32_t g = 0; g < b->n_kvs && good; g++) {
+        uint64_t page = 0, bytes = 0;
+        good = mp_align_u64(b->page_bytes[g], l->granule, &page) && mp_mul_u64(page, b->lim.max_seq_pages, &bytes) &&
+               mp_add_u64(n->kv, bytes, &n->kv);
+    }
+    n->beside = l->ops->beside ? l->ops->beside(l->dev, l->src->plan, &b->lim) : 0;
+    good = good && mp_add_u64(n->weights, n->scratch, &n->total) && mp_add_u64(n->total, n->beside, &n->total) &&
+           mp_add_u64(n->total, n->kv, &n->total);
+    return good ? 0 : mp_err_set(err, MP_ELIMIT, "%s: the memory it needs cannot be counted", l->src->path);
 }
 
 int mp_load_begin(struct mp_loaded **out, struct mp_source *src, const struct mp_device_ops *ops, struct mp_dev *dev,
@@ -324,19 +359,59 @@ int mp_load_begin(struct mp_loaded **out, struct mp_source *src, const struct mp
     int rc = set_limits(l, conf, err);
     if (rc == 0)
         rc = mp_weights_find(&l->weights, src->gguf, src->plan, ops, dev, &l->body.lim, err);
-    if (rc < 0)
-        goto out;
-    rc = ops->mem_reserve(dev, l->weights->bytes, &l->w, err);
     if (rc == 0)
-        rc = ops->mem_commit(l->w, 0, l->weights->bytes, true, err);
-    if (rc < 0) {
-        mp_err_context(err, "%s: its weights need %llu bytes", src->path, (unsigned long long)l->weights->bytes);
-        goto out;
-    }
-    *out = mp_move(&l);
-out:
+        rc = ops->need(dev, src->plan, &l->body.lim, &l->scratch_bytes, l->body.page_bytes, err);
+    if (rc == 0)
+        rc = sum_up(l, err);
+    if (rc == 0)
+        *out = mp_move(&l);
     mp_loaded_free(l);
     return rc;
+}
+
+int mp_load_need(struct mp_source *src, const struct mp_device_ops *ops, const char *spec,
+                 const struct mp_load_conf *conf, struct mp_need *out, struct mp_err *err)
+{
+    struct mp_loaded *l = NULL;
+    struct mp_dev *dev = NULL;
+    int rc = ops->open_dry ? ops->open_dry(&dev, spec, err) : ops->open(&dev, spec, err);
+    if (rc == 0)
+        rc = mp_load_begin(&l, src, ops, dev, conf, err);
+    if (rc == 0)
+        *out = l->need;
+    mp_loaded_free(l);
+    if (dev)
+        ops->close(dev);
+    return rc;
+}
+
+/* What the device counts of the last calls, or what was planned where it does not count. */
+static uint64_t taken(const struct mp_loaded *l, uint64_t before, uint64_t planned)
+{
+    return l->ops->used ? l->ops->used(l->dev) - before : planned;
+}
+
+static uint64_t used_now(const struct mp_loaded *l)
+{
+    return l->ops->used ? l->ops->used(l->dev) : 0;
+}
+
+int mp_load_claim(struct mp_loaded *l, struct mp_room *room, struct mp_err *err)
+{
+    uint64_t before = used_now(l), bytes = l->weights->bytes;
+    int rc = room ? mp_room_load(room, l->need.total, err) : 0;
+    if (rc < 0)
+        return rc;
+    l->room = room;
+    rc = l->ops->mem_reserve(l->dev, bytes, &l->w, err);
+    if (rc == 0)
+        rc = l->ops->mem_commit(l->w, 0, bytes, true, err);
+    if (rc < 0) {
+        mp_err_context(err, "%s: its weights need %llu bytes", l->src->path, (unsigned long long)bytes);
+        return rc;
+    }
+    l->w_taken = taken(l, before, l->need.weights);
+    return 0;
 }
 
 struct reading { /* who asks, behind the device's own measure of progress */
@@ -375,12 +450,25 @@ int mp_load_read(struct mp_loaded *l, mp_progress_fn *progress, void *ctx, struc
     return rc;
 }
 
+/* What was planned is replaced by what the device took. */
+static int correct(struct mp_loaded *l, uint64_t build_taken, struct mp_err *err)
+{
+    struct mp_need n = l->need;
+    n.weights = l->w_taken;
+    n.scratch = l->need.scratch < build_taken ? l->need.scratch : build_taken;
+    n.beside = build_taken - n.scratch;
+    n.total = n.weights + build_taken + n.kv;
+    if (l->room && !mp_room_correct(l->room, l->need.total, n.total))
+        return mp_room_refuse(n.total, mp_room_held(l->room) - l->need.total, mp_room_limit_get(l->room), err);
+    l->need = n;
+    return 0;
+}
+
 int mp_load_build(struct mp_loaded *l, struct mp_err *err)
 {
     struct mp_body *b = &l->body;
-    int rc = l->ops->need(l->dev, l->src->plan, &b->lim, &l->scratch_bytes, b->page_bytes, err);
-    if (rc == 0)
-        rc = l->ops->mem_reserve(l->dev, l->scratch_bytes, &l->scratch, err);
+    uint64_t before = used_now(l);
+    int rc = l->ops->mem_reserve(l->dev, l->scratch_bytes, &l->scratch, err);
     if (rc == 0)
         rc = l->ops->mem_commit(l->scratch, 0, l->scratch_bytes, true, err);
     for (uint32_t g = 0; rc == 0 && g < b->n_kvs; g++) {
@@ -396,6 +484,8 @@ int mp_load_build(struct mp_loaded *l, struct mp_err *err)
                            &b->exec, err);
     if (rc == 0 && l->ops->warm)
         rc = l->ops->warm(b->exec, err);
+    if (rc == 0)
+        rc = correct(l, taken(l, before, l->need.scratch + l->need.beside), err);
     return rc;
 }
 
@@ -408,6 +498,8 @@ void mp_loaded_free(struct mp_loaded *l)
         l->ops->mem_free(l->body.kv[g]);
     l->ops->mem_free(l->scratch);
     l->ops->mem_free(l->w);
+    if (l->room)
+        mp_room_unload(l->room, l->need.total);
     mp_weights_free(l->weights);
     mp_source_free(l->src);
     mp_free(l);
@@ -418,7 +510,7 @@ const struct mp_body *mp_loaded_body(const struct mp_loaded *l)
     return &l->body;
 }
 
-uint64_t mp_loaded_bytes(const struct mp_loaded *l)
+const struct mp_need *mp_loaded_need(const struct mp_loaded *l)
 {
-    return l->weights->bytes + l->scratch_bytes;
+    return &l->need;
 }

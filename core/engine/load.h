@@ -4,6 +4,7 @@
 #define MP_LOAD_H
 #include "core/base/sha256.h"
 #include "core/engine/loop.h"
+#include "core/engine/room.h"
 #include "core/model/template.h"
 #include "core/model/tokenizer.h"
 
@@ -28,8 +29,11 @@ const struct mp_plan *mp_source_plan(const struct mp_source *s);
 uint32_t mp_source_context(const struct mp_source *s);
 const char *mp_source_arch(const struct mp_source *s);
 uint64_t mp_source_identity(const struct mp_source *s); /* of file and context: equal while neither changes */
+uint64_t mp_source_serial(const struct mp_source *s);   /* of no other source of this process; never 0 */
 /* The file at that path is still the one that was opened. */
 bool mp_source_current(const struct mp_source *s);
+/* The file that was opened is what it was then, wherever it lies now. */
+bool mp_source_intact(const struct mp_source *s);
 struct mp_vocab mp_source_vocab(const struct mp_source *s);
 
 /* A prompt's token ids, appended to ids. kind: enum mp_prepare_kind, payload as PREPARE's. t: this thread's template. MP_EINVAL for
@@ -44,16 +48,30 @@ struct mp_load_conf {
     uint8_t numerics; /* enum mp_numerics */
 };
 
-/* In three parts, so that steps of other models go on meanwhile. First, on the device's thread: limits, sizes, memory for the
- * weights. dev must stay open. */
+struct mp_need { /* bytes of the device */
+    uint64_t weights, scratch,
+        beside;  /* as the device lays them out, in whole granules; beside: what else an exec takes */
+    uint64_t kv; /* of one full context */
+    uint64_t total;
+};
+/* What loading this would reserve, exactly as mp_load_claim will; MP_EUNSUPPORTED … where it cannot be loaded at all. The device is not
+ * opened for it where it can answer without. Any thread. */
+int mp_load_need(struct mp_source *src, const struct mp_device_ops *ops, const char *spec,
+                 const struct mp_load_conf *conf, struct mp_need *out, struct mp_err *err);
+
+/* In parts, so that steps of other models go on meanwhile. First, on the device's thread: limits and sizes; nothing is taken. dev must
+ * stay open. */
 int mp_load_begin(struct mp_loaded **out, struct mp_source *src, const struct mp_device_ops *ops, struct mp_dev *dev,
                   const struct mp_load_conf *conf, struct mp_err *err);
-/* Second, on any thread: verifies the checksum if there is one, reads the weights. progress as mp_progress_fn. */
+/* Second, on the device's thread: what it needs is held in room (NULL: none is kept) and the weights' memory taken. MP_ENOMEM, or
+ * MP_EAGAIN as mp_room_load. */
+int mp_load_claim(struct mp_loaded *l, struct mp_room *room, struct mp_err *err);
+/* Third, on any thread: verifies the checksum if there is one, reads the weights. progress as mp_progress_fn. */
 int mp_load_read(struct mp_loaded *l, mp_progress_fn *progress, void *ctx, struct mp_err *err);
-/* Third, on the device's thread: scratch, KV room, the executable. */
+/* Fourth, on the device's thread: scratch, KV room, the executable; what is held becomes what the device measured. */
 int mp_load_build(struct mp_loaded *l, struct mp_err *err);
 void mp_loaded_free(struct mp_loaded *l); /* on the device's thread, after any part; NULL is fine */
 const struct mp_body *mp_loaded_body(const struct mp_loaded *l);
-uint64_t mp_loaded_bytes(const struct mp_loaded *l); /* of device memory, without KV pages */
+const struct mp_need *mp_loaded_need(const struct mp_loaded *l); /* as planned; once built as measured */
 
 #endif

@@ -91,7 +91,8 @@ struct mp_replica *mp_replica_new(struct mp_loop *l, uint32_t context, const str
     r->body = *body;
     for (uint32_t g = 0; g < body->n_kvs; g++)
         r->pages[g] = mp_pages_new(l->ops, body->kv[g], body->lim.max_pages, body->page_bytes[g]);
-    r->n_slots_free = body->lim.max_slot;
+    r->n_slots_free = r->most = body->lim.max_slot;
+    r->base_pages = body->lim.max_seq_pages < body->lim.max_pages ? body->lim.max_seq_pages : body->lim.max_pages;
     r->slots = mp_malloc(body->lim.max_slot * sizeof *r->slots);
     for (uint32_t i = 0; i < body->lim.max_slot; i++)
         r->slots[i] = body->lim.max_slot - 1 - i;
@@ -109,6 +110,8 @@ void mp_replica_free(struct mp_replica *r)
             *p = r->next;
             break;
         }
+    if (r->loop->conf.room)
+        mp_room_shrink(r->loop->conf.room, r->beyond);
     for (uint32_t g = 0; g < MP_MAX_KVS; g++)
         mp_pages_free(r->pages[g]);
     mp_free(r->slots);
@@ -130,12 +133,42 @@ void mp_replica_stats(const struct mp_replica *r, struct mp_replica_stats *out)
         out->pages_reserved += mp_pages_reserved(r->pages[g]);
         out->kv_bytes += mp_pages_committed(r->pages[g]);
     }
+    out->beyond = r->beyond;
+}
+
+void mp_replica_most(struct mp_replica *r, uint32_t n)
+{
+    r->most = n < r->body.lim.max_slot ? n : r->body.lim.max_slot;
+}
+
+uint64_t mp_replica_beyond(const struct mp_replica *r, uint32_t more)
+{
+    uint64_t bytes = 0;
+    for (uint32_t g = 0; g < r->body.n_kvs; g++) {
+        uint64_t page = r->body.page_bytes[g], committed = page > 0 ? mp_pages_committed(r->pages[g]) / page : 0;
+        uint64_t pages = (uint64_t)mp_pages_reserved(r->pages[g]) + more;
+        pages = pages > committed ? pages : committed;
+        bytes +=
+            pages > r->base_pages ? (pages - r->base_pages) * page : 0; /* all pages' bytes were checked at the load */
+    }
+    return bytes;
+}
+
+void mp_replica_settle(struct mp_replica *r)
+{
+    struct mp_room *room = r->loop->conf.room;
+    uint64_t now = mp_replica_beyond(r, 0);
+    if (!room || now >= r->beyond)
+        return;
+    mp_room_shrink(room, r->beyond - now);
+    r->beyond = now;
 }
 
 void mp_replica_trim(struct mp_replica *r)
 {
     for (uint32_t g = 0; g < r->body.n_kvs; g++)
         mp_pages_trim(r->pages[g], 0);
+    mp_replica_settle(r);
 }
 
 /* Sequences */
@@ -167,6 +200,7 @@ static void release(struct mp_seq *s)
     }
     r->slots[r->n_slots_free++] = s->slot;
     s->placed = false;
+    mp_replica_settle(r);
 }
 
 void mp_seq_end(struct mp_seq *s)

@@ -8,9 +8,11 @@
  *
  * Admission: by priority, then in order of arrival; a sequence starts when a slot is free and every page it can ever need
  * (prompt + max_tokens) can be reserved. So nothing that runs ever waits for a page, nothing is preempted, nothing deadlocks,
- * and the first in line is never overtaken for good. Among replicas the one that used least device time goes first. */
+ * and the first in line is never overtaken for good. A replica's load holds memory for the pages of one full context; pages beyond that,
+ * reserved or still committed, are held in the device's room, and where it gives no more the line waits. Among replicas the one that used least device time goes first. */
 #ifndef MP_LOOP_H
 #define MP_LOOP_H
+#include "core/engine/room.h"
 #include "core/wire/msg.h"
 #include "gpu/device.h"
 
@@ -21,9 +23,10 @@ struct mp_seq;
 struct mp_loop_conf {           /* zeros: the defaults */
     uint64_t (*now)(void *ctx); /* NULL: CLOCK_MONOTONIC */
     void *ctx;
-    uint32_t depth;   /* steps in flight: 1 or 2 (default) */
-    uint32_t chunk;   /* debug cap on prefill tokens of one sequence in one step; 0: none */
-    uint64_t step_ns; /* a step's wanted length while something decodes (default 50 ms) */
+    uint32_t depth;       /* steps in flight: 1 or 2 (default) */
+    uint32_t chunk;       /* debug cap on prefill tokens of one sequence in one step; 0: none */
+    uint64_t step_ns;     /* a step's wanted length while something decodes (default 50 ms) */
+    struct mp_room *room; /* borrowed; NULL: memory is not counted */
 };
 
 /* dev is borrowed and stays open until mp_loop_free. */
@@ -50,11 +53,14 @@ struct mp_replica *mp_replica_new(struct mp_loop *l, uint32_t context, const str
                                   const struct mp_body *body);
 void mp_replica_free(struct mp_replica *r);           /* mp_replica_busy must be 0; NULL is fine */
 uint32_t mp_replica_busy(const struct mp_replica *r); /* sequences whose last event was not taken */
+/* At most n sequences run at once from now on, and never more than lim.max_slot; those that run go on. */
+void mp_replica_most(struct mp_replica *r, uint32_t n);
 
 struct mp_replica_stats {
     uint32_t running, waiting;
     uint32_t slots_used, pages_used, pages_reserved;
     uint64_t kv_bytes; /* committed */
+    uint64_t beyond;   /* bytes held in the room on top of one context */
     uint64_t device_ns;
 };
 void mp_replica_stats(const struct mp_replica *r, struct mp_replica_stats *out);

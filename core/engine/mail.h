@@ -4,26 +4,34 @@
 #define MP_MAIL_H
 #include "core/engine/load.h"
 
+#include <stdatomic.h>
+
 struct mp_served; /* host.h: only the socket thread looks inside; for others it is a name */
 
 enum mp_mail_kind {
     MP_MAIL_STOP, /* to every thread: end */
     /* to jobs (jobs.h); each comes back to the socket thread, done, with err.code 0 or what went wrong */
-    MP_MAIL_OPEN,    /* model, bytes: path, sha256, context → source */
-    MP_MAIL_PREPARE, /* tag, source, kind_of, special, bytes → ids */
-    MP_MAIL_LOAD,    /* model, loaded: reads its weights; and MP_MAIL_PROGRESS (model, done, total) now and then */
+    MP_MAIL_OPEN,    /* model, load, bytes: path, sha256, context → source; need: what it will reserve */
+    MP_MAIL_PLAN,    /* model, source, load → need */
+    MP_MAIL_PREPARE, /* tag, source, kind_of, special, bytes → ids; bytes come back, too */
+    MP_MAIL_LOAD, /* model, loaded, stop: reads its weights; and MP_MAIL_PROGRESS (model, done, total) now and then */
     MP_MAIL_PROGRESS,
     /* to the device thread */
-    MP_MAIL_BEGIN, /* model, source, load: opens the device if need be, makes room; comes back with loaded and bytes: the
-                      device's name, or with err */
-    MP_MAIL_BUILD, /* model, source, loaded; comes back warm, or with err and everything given back */
+    MP_MAIL_BEGIN, /* model, source, load: opens the device if need be, holds and takes memory, when others must give it back
+                        first later; comes back with loaded, need and bytes: the device's name, or with err */
+    MP_MAIL_GIVE_UP, /* model: a BEGIN that waits for memory comes back, MP_ECANCELLED */
+    MP_MAIL_BUILD, /* model, source, loaded; comes back warm with done: its bytes, and need as measured, or with err and
+                        everything given back */
+    MP_MAIL_MOST,  /* model, done: sequences at once */
+    MP_MAIL_LIMIT, /* tag: a connection, total: a request's id, done: bytes; comes back with done: the limit in force,
+                        need: bytes held, total: that id, bytes: the device's name, kv: bytes used */
     MP_MAIL_DRAIN, /* model, loaded (of a load that failed) or none; comes back when the last sequence is over and the memory free */
     MP_MAIL_SUBMIT, /* model, tag, ids, start */
     MP_MAIL_CANCEL, /* tag */
     MP_MAIL_WINDOW, /* tag, done: bytes */
     /* from the device thread */
     MP_MAIL_FRAMES, /* bytes: TOKENS, DONE and ERROR frames of one turn, ids are tags */
-    MP_MAIL_STATS,  /* model, done: bytes of KV committed */
+    MP_MAIL_STATS,  /* model, kv: bytes of KV committed, need: bytes held */
 };
 
 struct mp_mail {
@@ -31,7 +39,8 @@ struct mp_mail {
     uint8_t kind; /* enum mp_mail_kind */
     uint8_t kind_of, special;
     struct mp_served *model;
-    uint64_t tag, done, total;
+    uint64_t tag, done, total, need, kv;
+    atomic_bool *stop;        /* set by the socket thread: give up. Lives as long as the letter is under way */
     struct mp_source *source; /* one owner's share */
     struct mp_loaded *loaded; /* for the device thread to free */
     struct mp_load_conf load;

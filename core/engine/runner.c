@@ -6,12 +6,14 @@
 #include "core/base/map.h"
 #include "core/base/mem.h"
 
+#include <malloc.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/prctl.h>
 
 enum { TURN_NS = 2000000 };
+#define TELL_NS 200000000u  /* memory that changes all the time is told of so often */
 #define IDLE_NS 5000000000u /* after so long without work free KV pages are given back */
 
 struct warm { /* a replica on the device */
@@ -20,8 +22,8 @@ struct warm { /* a replica on the device */
     struct mp_loaded *loaded;
     struct mp_source *source;
     struct mp_replica *replica;
-    struct mp_mail *drain; /* answered when the last sequence is over */
-    uint64_t kv_bytes;     /* as last told */
+    struct mp_mail *drain;            /* answered when the last sequence is over */
+    uint64_t kv_bytes, held, told_at; /* as last told, and when */
 };
 
 struct mp_runner {
@@ -36,9 +38,12 @@ struct mp_runner {
     /* the thread's own */
     struct mp_dev *dev;
     struct mp_loop *loop;
+    struct mp_room *room;
+    uint64_t limit; /* as asked for */
     struct warm *warm;
-    uint32_t users;     /* models that are loading or warm: the device stays open for them */
-    struct mp_map seqs; /* tag → sequence */
+    struct mp_mail *waiting; /* BEGIN letters, planned, that wait for memory; oldest first */
+    uint32_t users;          /* models that are loading or warm: the device stays open for them */
+    struct mp_map seqs;      /* tag → sequence */
     bool stop;
 };
 
@@ -58,24 +63,103 @@ static void leave(struct mp_runner *r)
     r->ops->close(r->dev);
     r->loop = NULL;
     r->dev = NULL;
+    malloc_trim(0); /* nothing is loaded: what the allocator keeps for later goes back to the system */
+}
+
+/* The lower of what was asked for and what the device has. */
+static void apply_limit(struct mp_runner *r)
+{
+    struct mp_caps caps = {0};
+    if (r->dev)
+        r->ops->caps(r->dev, &caps);
+    mp_room_limit(r->room, r->limit > 0 && (caps.memory == 0 || r->limit < caps.memory) ? r->limit : caps.memory);
+}
+
+/* A BEGIN that ends here goes back. */
+static void begun(struct mp_runner *r, struct mp_mail *m, int rc)
+{
+    m->err.code = rc;
+    if (m->loaded)
+        m->need = mp_loaded_need(m->loaded)->total;
+    if (rc < 0) {
+        mp_loaded_free(mp_move(&m->loaded));
+        leave(r);
+    }
+    mp_box_put(r->back, m);
 }
 
 static void begin(struct mp_runner *r, struct mp_mail *m)
 {
     struct mp_caps caps = {0};
     int rc = r->dev ? 0 : r->ops->open(&r->dev, r->spec, &m->err);
-    if (rc == 0) {
-        if (!r->loop)
-            r->loop = mp_loop_new(r->ops, r->dev, &r->conf);
-        r->users++;
-        r->ops->caps(r->dev, &caps);
-        mp_buf_clear(&m->bytes);
-        mp_buf_puts(&m->bytes, caps.name);
-        rc = mp_load_begin(&m->loaded, m->source, r->ops, r->dev, &m->load, &m->err);
-        if (rc < 0)
-            leave(r);
+    if (rc < 0) {
+        m->err.code = rc;
+        mp_box_put(r->back, m);
+        return;
     }
-    m->err.code = rc;
+    if (!r->loop) {
+        r->loop = mp_loop_new(r->ops, r->dev, &r->conf);
+        apply_limit(r);
+    }
+    r->users++;
+    r->ops->caps(r->dev, &caps);
+    mp_buf_clear(&m->bytes);
+    mp_buf_puts(&m->bytes, caps.name);
+    rc = mp_load_begin(&m->loaded, m->source, r->ops, r->dev, &m->load, &m->err);
+    if (rc < 0) {
+        begun(r, m, rc);
+        return;
+    }
+    struct mp_mail **last = &r->waiting;
+    while (*last)
+        last = &(*last)->next;
+    m->next = NULL;
+    *last = m;
+    mp_room_wait(r->room, true);
+}
+
+/* Loads that wait for memory: first come, first served. */
+static void claim(struct mp_runner *r)
+{
+    for (struct mp_mail *m; (m = r->waiting) != NULL;) {
+        int rc = mp_load_claim(m->loaded, r->room, &m->err);
+        if (rc == MP_EAGAIN) { /* what sequences hold beyond one context, or keep committed */
+            for (struct warm *w = r->warm; w; w = w->next)
+                mp_replica_trim(w->replica);
+            rc = mp_load_claim(m->loaded, r->room, &m->err);
+        }
+        if (rc == MP_EAGAIN)
+            return;
+        r->waiting = m->next;
+        mp_room_wait(r->room, false);
+        begun(r, m, rc);
+    }
+}
+
+static void give_up(struct mp_runner *r, const struct mp_served *model)
+{
+    for (struct mp_mail **p = &r->waiting; *p; p = &(*p)->next)
+        if ((*p)->model == model) {
+            struct mp_mail *m = *p;
+            *p = m->next;
+            mp_room_wait(r->room, false);
+            begun(r, m, mp_err_set(&m->err, MP_ECANCELLED, "loading was given up"));
+            return;
+        }
+}
+
+static void limit(struct mp_runner *r, struct mp_mail *m)
+{
+    struct mp_caps caps = {0};
+    r->limit = m->done;
+    apply_limit(r);
+    m->done = mp_room_limit_get(r->room);
+    m->need = mp_room_held(r->room);
+    if (r->dev) {
+        r->ops->caps(r->dev, &caps);
+        m->kv = r->ops->used ? r->ops->used(r->dev) : 0;
+    }
+    mp_buf_puts(&m->bytes, caps.name);
 }
 
 static void build(struct mp_runner *r, struct mp_mail *m)
@@ -95,7 +179,9 @@ static void build(struct mp_runner *r, struct mp_mail *m)
     w->replica = mp_replica_new(r->loop, mp_source_context(m->source), &vocab, mp_loaded_body(loaded));
     w->next = r->warm;
     r->warm = w;
-    m->done = mp_loaded_bytes(loaded);
+    const struct mp_need *need = mp_loaded_need(loaded);
+    m->done = need->total - need->kv;
+    m->need = w->held = need->total;
 }
 
 /* The replica is idle: everything of it goes. */
@@ -146,9 +232,16 @@ static void handle(struct mp_runner *r, struct mp_mail *m)
     bool back = false;
     switch (m->kind) {
     case MP_MAIL_STOP: r->stop = true; break;
-    case MP_MAIL_BEGIN:
-        begin(r, m);
+    case MP_MAIL_BEGIN: begin(r, m); return; /* claim() or begin() sends it back */
+    case MP_MAIL_GIVE_UP: give_up(r, m->model); break;
+    case MP_MAIL_LIMIT:
+        limit(r, m);
         back = true;
+        break;
+    case MP_MAIL_MOST:
+        w = find(r, m->model);
+        if (w)
+            mp_replica_most(w->replica, (uint32_t)m->done);
         break;
     case MP_MAIL_BUILD:
         build(r, m);
@@ -205,9 +298,13 @@ static void idle_replicas(struct mp_runner *r)
         struct mp_replica_stats stats;
         next = w->next;
         mp_replica_stats(w->replica, &stats);
-        if (stats.kv_bytes != w->kv_bytes) {
+        uint64_t held = mp_loaded_need(w->loaded)->total + stats.beyond, now = mp_clock_mono_ns();
+        if ((stats.kv_bytes != w->kv_bytes || held != w->held) &&
+            (now - w->told_at >= TELL_NS || mp_replica_busy(w->replica) == 0)) {
             struct mp_mail *m = mp_mail_new(MP_MAIL_STATS, w->model, 0);
-            m->done = w->kv_bytes = stats.kv_bytes;
+            m->kv = w->kv_bytes = stats.kv_bytes;
+            m->need = w->held = held;
+            w->told_at = now;
             mp_box_put(r->back, m);
         }
         if (w->drain && mp_replica_busy(w->replica) == 0) {
@@ -222,6 +319,9 @@ static bool turn(struct mp_runner *r)
 {
     struct mp_loop_stats stats;
     if (!r->loop)
+        return false;
+    claim(r);
+    if (!r->loop) /* the only load failed */
         return false;
     atomic_store(&r->turn_ns, mp_clock_mono_ns());
     bool busy = mp_loop_turn(r->loop, TURN_NS);
@@ -245,6 +345,11 @@ static void finish(struct mp_runner *r)
     size_t at = 0;
     uint64_t tag;
     void *s;
+    for (struct mp_mail *m; (m = r->waiting) != NULL; leave(r)) {
+        r->waiting = m->next;
+        mp_loaded_free(mp_move(&m->loaded));
+        mp_mail_free(m);
+    }
     while (mp_map_next(&r->seqs, &at, &tag, &s))
         mp_seq_cancel(s);
     while (r->seqs.n > 0)
@@ -280,10 +385,12 @@ struct mp_runner *mp_runner_start(const struct mp_device_ops *ops, const char *s
     r->ops = ops;
     r->spec = mp_strdup(spec);
     r->conf = *conf;
+    r->conf.room = r->room = mp_room_new();
     r->in = mp_box_new();
     r->back = back;
     if (pthread_create(&r->thread, NULL, main_of_thread, r) != 0) {
         mp_box_free(r->in);
+        mp_room_free(r->room);
         mp_free(r->spec);
         mp_free(r);
         return NULL;
@@ -309,14 +416,17 @@ void mp_runner_stop(struct mp_runner *r)
         return;
     mp_box_put(r->in, mp_mail_new(MP_MAIL_STOP, NULL, 0));
     pthread_join(r->thread, NULL);
-    /* A model was on its way: its weights were read, nobody built it. */
-    for (struct mp_mail *m; (m = mp_box_take(r->in)) != NULL; mp_mail_free(m))
-        mp_loaded_free(m->loaded);
+    /* A model was on its way: nobody built it. The thread is over, so this one may free what it had. */
+    struct mp_box *const boxes[] = {r->in, r->back};
+    for (size_t i = 0; i < MP_COUNT(boxes); i++)
+        for (struct mp_mail *m; (m = mp_box_take(boxes[i])) != NULL; mp_mail_free(m))
+            mp_loaded_free(m->loaded);
     if (r->dev) {
         mp_loop_free(r->loop);
         r->ops->close(r->dev);
     }
     mp_map_free(&r->seqs);
+    mp_room_free(r->room);
     mp_box_free(r->in);
     mp_free(r->spec);
     mp_free(r);

@@ -12,7 +12,7 @@ struct mp_runner *mp_runner_start(const struct mp_device_ops *ops, const char *s
 void mp_runner_put(struct mp_runner *r, struct mp_mail *m);
 /* How long the device has been at what it does now; 0: nothing. Any thread. */
 uint64_t mp_runner_step_ns(const struct mp_runner *r);
-/* Cancels every sequence, waits for the steps under way, frees all, joins. NULL is fine. */
+/* Cancels every sequence, waits for the steps under way, frees all, joins; letters that nobody took, at `back` too. NULL is fine. */
 void mp_runner_stop(struct mp_runner *r);
 
 #endif

@@ -13,12 +13,33 @@ static uint32_t pages_of(const struct mp_replica *r, uint32_t positions)
     return (positions + r->body.page_tokens - 1) / r->body.page_tokens;
 }
 
+/* Holds what n more pages need beyond the load's part; once more after free pages' memory was given back, when it must be. */
+static bool hold(struct mp_replica *r, uint32_t n)
+{
+    struct mp_room *room = r->loop->conf.room;
+    uint64_t want = mp_replica_beyond(r, n);
+    if (!room || want <= r->beyond)
+        return true;
+    if (!mp_room_grow(room, want - r->beyond)) {
+        for (struct mp_replica *o = r->loop->replicas; o; o = o->next)
+            mp_replica_trim(o);
+        want = mp_replica_beyond(r, n);
+        if (want > r->beyond && !mp_room_grow(room, want - r->beyond))
+            return false;
+    }
+    r->beyond = want > r->beyond ? want : r->beyond;
+    return true;
+}
+
 static bool reserve(struct mp_replica *r, uint32_t n)
 {
+    if (!hold(r, n))
+        return false;
     for (uint32_t g = 0; g < r->body.n_kvs; g++)
         if (!mp_pages_reserve(r->pages[g], n)) {
             while (g-- > 0)
                 mp_pages_unreserve(r->pages[g], n);
+            mp_replica_settle(r);
             return false;
         }
     return true;
@@ -32,13 +53,12 @@ static uint32_t positions_of(const struct mp_seq *s)
 
 void mp_sched_admit(struct mp_replica *r)
 {
-    while (r->waiting.first && r->n_slots_free > 0) {
+    while (r->waiting.first && r->n_slots_free > 0 && r->body.lim.max_slot - r->n_slots_free < r->most) {
         struct mp_seq *s = r->waiting.first;
         uint32_t need = pages_of(r, positions_of(s));
-        uint32_t have =
-            r->body.lim.max_seq_pages < r->body.lim.max_pages ? r->body.lim.max_seq_pages : r->body.lim.max_pages;
-        if (r->body.n_kvs > 0 && need > have) {
-            mp_err_set(&s->err, MP_ELIMIT, "the request needs %u pages of KV memory, the model has %u", need, have);
+        if (r->body.n_kvs > 0 && need > r->base_pages) {
+            mp_err_set(&s->err, MP_ELIMIT, "the request needs %u pages of KV memory, the model has %u", need,
+                       r->base_pages);
             mp_seq_end(s);
             continue;
         }

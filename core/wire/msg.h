@@ -97,8 +97,9 @@ enum mp_prepare_kind { MP_PREPARE_CHAT, MP_PREPARE_TEXT, MP_PREPARE_IDS, MP_N_PR
     F(U64, nonce, UINT64_MAX) \
     F(U64, step_ns, UINT64_MAX) /* how long the oldest device step has been under way: shows a hung one; 0: none */
 /* spec: JSON, see core/engine/README.md: {"source": path, "sha256"?, "context"?, "numerics"?, "kv_type"?, "max_concurrency"?,
- * "devices"?: ["cpu"]}. Same name and spec: nothing happens. Same name, other spec: limits apply in place; what changes the
- * model's identity replaces it, the old one draining. */
+ * "devices"?: ["cpu"]}. Same name and spec, same file: nothing happens. max_concurrency applies in place: less at once; more at once
+ * up to twice what was declared at the load (32 at least), beyond that at the next load. What changes the model's identity replaces it (see
+ * above). The answer comes when the file was opened, or could not be. */
 #define MP_MODEL_DECLARE_FIELDS(F)                           \
     F(SPAN, name, 128) /* as every later message names it */ \
     F(SPAN, spec, 65536)

@@ -165,6 +165,7 @@ static void cpu_caps(struct mp_dev *dev, struct mp_caps *caps)
     *caps = (struct mp_caps){.page_tokens = dev->page_tokens,
                              .n_threads = dev->n_threads,
                              .numerics = 1u << MP_NUM_PLAIN,
+                             .granule = CPU_GRANULE,
                              .memory = pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0,
                              .invariant = true};
     snprintf(caps->name, sizeof(caps->name), "cpu: %u thread%s, %s", dev->n_threads, dev->n_threads == 1 ? "" : "s",
@@ -339,6 +340,14 @@ static int cpu_need(struct mp_dev *dev, const struct mp_plan *plan, const struct
     return rc;
 }
 
+/* The arrays of cpu_build(). */
+static uint64_t cpu_beside(struct mp_dev *dev, const struct mp_plan *plan, const struct mp_limits *lim)
+{
+    const struct mp_exec *e = NULL;
+    return lim->max_tok * (sizeof(*e->tok) + sizeof(*e->seq_of) + sizeof(*e->tiles)) +
+           lim->max_slot * sizeof(*e->slots) + (uint64_t)dev->n_threads * 2 * plan->n_vocab * sizeof(float);
+}
+
 static int cpu_build(struct mp_dev *dev, const struct mp_plan *plan, const struct mp_limits *lim, struct mp_mem *w,
                      const uint64_t *w_off, const uint32_t *w_type, struct mp_mem *scratch,
                      struct mp_mem *const kv[MP_MAX_KVS], struct mp_exec **out, struct mp_err *err)
@@ -364,8 +373,7 @@ static int cpu_build(struct mp_dev *dev, const struct mp_plan *plan, const struc
         cpu_exec_free(e);
         return rc;
     }
-    e->own_bytes = lim->max_tok * (sizeof(*e->tok) + sizeof(*e->seq_of) + sizeof(*e->tiles)) +
-                   lim->max_slot * sizeof(*e->slots) + (uint64_t)dev->n_threads * 2 * e->n_vocab * sizeof(float);
+    e->own_bytes = cpu_beside(dev, plan, lim);
     dev->used += e->own_bytes;
     *out = e;
     return 0;
@@ -551,6 +559,7 @@ const struct mp_device_ops mp_device_cpu = {
     .w_size = cpu_w_size,
     .w_put = cpu_w_put,
     .need = cpu_need,
+    .beside = cpu_beside,
     .build = cpu_build,
     .exec_free = cpu_exec_free,
     .warm = cpu_warm,

@@ -861,6 +861,7 @@ static void fake_caps(struct mp_dev *dev, struct mp_caps *caps)
                              .n_threads = 1,
                              .numerics = (1u << MP_N_NUMERICS) - 1,
                              .memory = dev->opt.memory,
+                             .granule = GRANULE,
                              .invariant = true};
     snprintf(caps->name, sizeof(caps->name), "fake: %s time", dev->opt.virtual_time ? "virtual" : "real");
 }

@@ -218,9 +218,11 @@ describe("an engine process", function()
     assert.equal("warm", c:declare("m", spec).state)
     spec.context = 100
     local other = c:declare("m", spec)
-    assert.same({ "cold", 0, 100 }, { other.state, other.loads, other.context })
+    assert.same({ "draining", 1, 1, 100 }, { other.state, other.replacing, other.loads, other.context })
     assert.is_true(first.identity ~= other.identity)
     assert.equal(1, c:generate("m", "x", { max_tokens = 1, ignore_eog = 1 }).completion_tokens)
+    local warm = c:until_state("m", "warm")
+    assert.same({ 0, 2, 100, "" }, { warm.replacing, warm.loads, warm.context, warm.cause })
   end)
 
   it("ends a cancelled request soon, wherever it stands", function()
