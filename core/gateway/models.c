@@ -448,12 +448,13 @@ static void row_down(struct row *r, bool bye)
     bool begun = state == MP_MODEL_LOADING || state == MP_MODEL_WARM || state == MP_MODEL_DRAINING;
     r->told = false;
     r->unanswered = 0;
-    if (!begun || (bye && r->load))
+    if (bye && r->load)
         return;
     r->load = r->unload = false;
-    mp_pool_model_lost(r->model);
-    mp_keeper_lost(ms->keeper, r->model, mp_clock_mono_ns());
-    r->changed = true;
+    if (begun)
+        mp_pool_model_lost(r->model);
+    mp_keeper_lost(ms->keeper, r->model, mp_clock_mono_ns()); /* a load that was given up is no more, either */
+    r->changed |= begun;
 }
 
 static void on_down(void *user, const struct mp_err *why)

@@ -253,6 +253,7 @@ void mp_pool_model_report(struct mp_pool_model *m, const struct mp_msg_model_sta
     m->said.done = said->done;
     m->said.total = said->total;
     m->said.memory = said->memory;
+    m->said.reserved = said->reserved;
     m->said.context = said->context ? said->context : m->said.context;
     m->said.running = said->running;
     m->said.queued = said->waiting;
@@ -277,7 +278,7 @@ void mp_pool_model_lost(struct mp_pool_model *m)
     pthread_mutex_lock(&m->lock);
     m->said.state = MP_MODEL_DECLARED;
     m->said.lost = true;
-    m->said.done = m->said.total = m->said.memory = 0;
+    m->said.done = m->said.total = m->said.memory = m->said.reserved = 0;
     m->said.running = m->said.queued = m->said.loads = m->said.engine = 0;
     if (!m->kept) {
         m->reserved = 0;

@@ -72,12 +72,24 @@ static void due_when_idle(struct mp_keeper *k, const struct mp_row *r)
         mp_keeper_due_in(k, window - r->f.idle);
 }
 
+/* What sequences hold beyond one context comes and goes: the engine's last word on what is warm counts. */
+static void count_memory(struct mp_row *r)
+{
+    enum mp_model_state state = mp_row_state(r);
+    pthread_mutex_lock(&r->m->lock);
+    uint64_t said = r->m->said.reserved;
+    pthread_mutex_unlock(&r->m->lock);
+    if ((state == MP_MODEL_WARM || state == MP_MODEL_DRAINING) && said > 0)
+        mp_row_reserve(r, said);
+}
+
 void mp_row_judge(struct mp_keeper *k, struct mp_row *r)
 {
     const struct mp_pool_settings *s = &r->f.settings;
     uint32_t want;
     bool requests, kept;
     settle(k, r);
+    count_memory(r);
     mp_pool_model_facts(r->m, k->now_ns, &r->f);
     if (r->f.state == MP_MODEL_DECLARED)
         r->f.state = MP_MODEL_COLD;
