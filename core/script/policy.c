@@ -206,20 +206,33 @@ bool policy_reason(lua_State *L, int idx, struct policy_asked *a)
     return true;
 }
 
-void policy_record(const struct policy_asked *a)
+static bool record(const struct policy_asked *a, bool with_inputs)
 {
     char fallback[sizeof a->why + 16];
-    if (a->fault) {
+    snprintf(fallback, sizeof fallback, "%s: %s", fault_names[a->fault], a->why);
+    const struct mp_decision d = {.kind = mp_policy_slot_name(a->slot),
+                                  .policy = a->policy,
+                                  .model = a->model,
+                                  .decision = a->decision,
+                                  .reason = a->reason,
+                                  .fallback = a->fault ? fallback : NULL,
+                                  .inputs = with_inputs && a->inputs->len ? mp_buf_cstr(a->inputs) : NULL};
+    if (!with_inputs)
+        return mp_decide_again(&d);
+    mp_decide(&d);
+    return true;
+}
+
+bool policy_record(const struct policy_asked *a)
+{
+    if (a->fault)
         note(a);
-        snprintf(fallback, sizeof fallback, "%s: %s", fault_names[a->fault], a->why);
-    }
-    mp_decide(&(struct mp_decision){.kind = mp_policy_slot_name(a->slot),
-                                    .policy = a->policy,
-                                    .model = a->model,
-                                    .decision = a->decision,
-                                    .reason = a->reason,
-                                    .fallback = a->fault ? fallback : NULL,
-                                    .inputs = a->inputs->len ? mp_buf_cstr(a->inputs) : NULL});
+    return record(a, false);
+}
+
+void policy_record_inputs(const struct policy_asked *a)
+{
+    record(a, true);
 }
 
 /* ---- the control thread ---- */
@@ -321,10 +334,9 @@ static bool keep_state(lua_State *L, struct question *q, const char *policy)
     struct mp_buf *b = &q->p->state;
     struct mp_err err = {0};
     mp_buf_clear(b);
-    if (mp_lua_json_encode(L, -1, b, MAX_STATE, &err) == MP_ELIMIT)
-        return policy_nonsense(&q->a, "its state has more than %d bytes as JSON", MAX_STATE);
-    if (err.code)
-        return policy_nonsense(&q->a, "its state cannot be kept: %s", err.message);
+    if (mp_lua_json_encode(L, -1, b, MAX_STATE, &err) < 0)
+        return policy_nonsense(&q->a, "its state cannot be kept (as JSON, %d bytes at most): %s", MAX_STATE,
+                               err.message);
     bool empty = strcmp(mp_buf_cstr(b), "{}") == 0;
     struct state *st = state_of(q->p, policy, q->a.model, !empty);
     if (!st)
@@ -464,7 +476,8 @@ static int ask_and_record(struct question *q, struct mp_generation *g, char *rea
         mp_error("policy: %s", err.message);
         return rc;
     }
-    policy_record(&q->a);
+    if (!policy_record(&q->a))
+        policy_record_inputs(&q->a);
     if (n)
         snprintf(reason, n, "%s", q->a.reason);
     return 0;

@@ -14,73 +14,99 @@ struct question {
     lua_State *L;
     struct mp_run *run;
     struct model_args *args;
+    const char *const *names; /* of the arguments: "req" or "job", "pool" or "candidates", "now" */
+    struct mp_call_facts req;
+    struct mp_pool_facts *pools; /* n of them: a list, if it is candidates that are asked about */
+    uint32_t n;
+    double now;
     struct policy_asked a;
     int top; /* of the stack before */
 };
 
-static bool begin(struct question *q, lua_State *L, struct mp_run *run, struct model_args *args,
-                  enum mp_policy_slot slot)
+static void take_facts(struct question *q, struct mp_pool_facts *out, struct mp_pool_model *m)
 {
+    mp_pool_model_facts(m, mp_pool_now(mp_pool_port_pool(q->run->worker->port)), out);
+}
+
+/* False: nobody is to be asked. one: room for the facts of the model that is called. */
+static bool begin(struct question *q, lua_State *L, struct mp_run *run, struct model_args *args,
+                  enum mp_policy_slot slot, const char *const *names, struct mp_pool_facts *one)
+{
+    const struct mp_exchange *x = run->x;
     if (run->script->policy[slot] == LUA_NOREF)
         return false;
-    *q = (struct question){.L = L, .run = run, .args = args, .top = lua_gettop(L)};
+    *q = (struct question){.L = L, .run = run, .args = args, .names = names, .pools = one, .top = lua_gettop(L)};
     q->a.slot = slot;
     q->a.policy = policy_name(run->script);
     q->a.model = args->conf->name;
     q->a.inputs = &run->scratch;
+    q->now = (double)mp_clock_wall_ns() / 1e9;
+    q->req = (struct mp_call_facts){.id = x ? x->id : "",
+                                    .endpoint = run->endpoint ? run->endpoint->route : "",
+                                    .path = x ? x->path : "",
+                                    .remote = x ? x->remote : "",
+                                    .tenant = "",
+                                    .model = args->asked,
+                                    .priority = args->call.priority};
+    if (x && x->deadline_ns) {
+        uint64_t now = mp_pool_now(mp_pool_port_pool(run->worker->port));
+        q->req.deadline = x->deadline_ns > now ? (double)(x->deadline_ns - now) / 1e9 : 1e-9;
+    }
+    if (one) {
+        take_facts(q, one, args->call.model);
+        q->n = 1;
+    }
     luaL_checkstack(L, 16, "no room to ask a policy");
     return true;
 }
 
-static void push_request(struct question *q)
-{
-    const struct mp_run *run = q->run;
-    const struct mp_exchange *x = run->x;
-    uint64_t now = mp_pool_now(mp_pool_port_pool(run->worker->port));
-    struct mp_call_facts f = {.id = x ? x->id : "",
-                              .endpoint = run->endpoint ? run->endpoint->route : "",
-                              .path = x ? x->path : "",
-                              .remote = x ? x->remote : "",
-                              .tenant = "",
-                              .model = q->args->asked,
-                              .priority = q->args->call.priority};
-    if (x && x->deadline_ns)
-        f.deadline = x->deadline_ns > now ? (double)(x->deadline_ns - now) / 1e9 : 1e-9;
-    mp_call_facts_push(q->L, &f);
-}
-
-static void push_pool(struct question *q, struct mp_pool_model *m)
-{
-    struct mp_pool_facts f;
-    mp_pool_model_facts(m, mp_pool_now(mp_pool_port_pool(q->run->worker->port)), &f);
-    mp_facts_push(q->L, &f);
-}
-
-/* The table of arguments is behind q->top; names: their order. -0 +2 behind the table, or +0 and a fault. */
-static bool ask(struct question *q, const char *const *names, int n)
+/* Pushes the arguments, as many as there are names. */
+static int push_arguments(struct question *q)
 {
     lua_State *L = q->L;
-    policy_inputs(L, &q->a);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, q->run->script->policy[q->a.slot]);
-    for (int i = 0; i < n; i++)
-        lua_getfield(L, q->top + 1, names[i]);
-    return policy_ask(L, q->run->script, q->run->worker->watch, true, n, &q->a);
+    int n = 0;
+    mp_call_facts_push(L, &q->req);
+    n++;
+    if (strcmp(q->names[n], "candidates") == 0) {
+        lua_createtable(L, (int)q->n, 0);
+        for (uint32_t i = 0; i < q->n; i++) {
+            mp_facts_push(L, &q->pools[i]);
+            lua_rawseti(L, -2, (int)i + 1);
+        }
+        n++;
+    } else if (strcmp(q->names[n], "pool") == 0) {
+        mp_facts_push(L, q->pools);
+        n++;
+    }
+    lua_pushnumber(L, q->now);
+    return n + 1;
 }
 
-static void put_now(lua_State *L)
+/* True: the two results are at q->top + 1 and + 2; false: there is a fault. */
+static bool ask(struct question *q)
 {
-    lua_pushnumber(L, (double)mp_clock_wall_ns() / 1e9);
-    lua_setfield(L, -2, "now");
+    lua_rawgeti(q->L, LUA_REGISTRYINDEX, q->run->script->policy[q->a.slot]);
+    int n = push_arguments(q);
+    return policy_ask(q->L, q->run->script, q->run->worker->watch, true, n, &q->a);
 }
 
+/* Records what came of it; the stack is as it was before. */
 static void end(struct question *q, const char *fallback)
 {
+    lua_State *L = q->L;
     if (q->a.fault) {
         snprintf(q->a.decision, sizeof q->a.decision, "%s", fallback);
         q->a.reason[0] = 0;
     }
-    policy_record(&q->a);
-    lua_settop(q->L, q->top);
+    lua_settop(L, q->top);
+    if (!policy_record(&q->a)) { /* a new one: what it was decided from is kept too */
+        lua_createtable(L, 0, 3);
+        for (int n = push_arguments(q); n > 0; n--)
+            lua_setfield(L, q->top + 1, q->names[n - 1]);
+        policy_inputs(L, &q->a);
+        policy_record_inputs(&q->a);
+        lua_settop(L, q->top);
+    }
 }
 
 /* ---- route ---- */
@@ -109,28 +135,22 @@ void policy_route(lua_State *L, struct mp_run *run, struct model_args *args)
     static const char *const names[] = {"req", "candidates", "now"};
     const struct mp_config *c = run->script->config;
     struct question q;
-    int n = 0;
-    if (!begin(&q, L, run, args, MP_POLICY_ROUTE))
+    if (!begin(&q, L, run, args, MP_POLICY_ROUTE, names, NULL))
         return;
-    lua_createtable(L, 0, 3);
-    push_request(&q);
-    lua_setfield(L, -2, "req");
-    lua_createtable(L, (int)c->n_models, 0);
-    push_pool(&q, args->call.model);
-    lua_rawseti(L, -2, ++n);
+    q.pools = lua_newuserdata(L, c->n_models * sizeof *q.pools);
+    q.top++;
+    take_facts(&q, &q.pools[q.n++], args->call.model);
     for (uint32_t i = 0; i < c->n_models; i++) {
         struct mp_pool_model *m =
             &c->models[i] == args->conf ? NULL : mp_pool_find(mp_pool_port_pool(run->worker->port), c->models[i].name);
-        if (!m)
-            continue;
-        push_pool(&q, m);
-        lua_rawseti(L, -2, ++n);
+        if (m)
+            take_facts(&q, &q.pools[q.n++], m);
     }
-    lua_setfield(L, -2, "candidates");
-    put_now(L);
-    if (ask(&q, names, MP_COUNT(names)))
-        take_route(&q, q.top + 2);
-    end(&q, args->conf->name);
+    const char *asked = args->conf->name;
+    if (ask(&q))
+        take_route(&q, q.top + 1);
+    end(&q, asked);
+    lua_pop(L, 1);
 }
 
 /* ---- admit ---- */
@@ -213,19 +233,14 @@ static bool take_admit(struct question *q, int at, struct refusal *r, bool *refu
 bool policy_admit(lua_State *L, struct mp_run *run, struct model_args *args)
 {
     static const char *const names[] = {"req", "pool", "now"};
+    struct mp_pool_facts facts;
     struct question q;
     struct refusal r = {0};
     bool refused = false;
-    if (!begin(&q, L, run, args, MP_POLICY_ADMIT))
+    if (!begin(&q, L, run, args, MP_POLICY_ADMIT, names, &facts))
         return true;
-    lua_createtable(L, 0, 3);
-    push_request(&q);
-    lua_setfield(L, -2, "req");
-    push_pool(&q, args->call.model);
-    lua_setfield(L, -2, "pool");
-    put_now(L);
-    if (ask(&q, names, MP_COUNT(names)))
-        take_admit(&q, q.top + 2, &r, &refused);
+    if (ask(&q))
+        take_admit(&q, q.top + 1, &r, &refused);
     end(&q, "accept");
     if (!refused)
         return true;
@@ -263,14 +278,10 @@ void policy_rank(lua_State *L, struct mp_run *run, struct model_args *args)
     static const char *const names[] = {"job", "now"};
     struct question q;
     char fallback[16];
-    if (!begin(&q, L, run, args, MP_POLICY_RANK))
+    if (!begin(&q, L, run, args, MP_POLICY_RANK, names, NULL))
         return;
     snprintf(fallback, sizeof fallback, "%d", (int)args->call.priority);
-    lua_createtable(L, 0, 2);
-    push_request(&q);
-    lua_setfield(L, -2, "job");
-    put_now(L);
-    if (ask(&q, names, MP_COUNT(names)))
-        take_rank(&q, q.top + 2);
+    if (ask(&q))
+        take_rank(&q, q.top + 1);
     end(&q, fallback);
 }

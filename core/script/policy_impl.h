@@ -16,7 +16,7 @@ enum policy_fault {
 struct policy_asked { /* one question and what came of it */
     enum mp_policy_slot slot;
     const char *policy, *model;
-    struct mp_buf *inputs;   /* the arguments as JSON; the caller's */
+    struct mp_buf *inputs;   /* where the arguments go as JSON; the caller's */
     enum policy_fault fault; /* of the policy's own function: the default's answer counts */
     char why[300];           /* the fault's */
     char decision[256], reason[300];
@@ -35,8 +35,10 @@ bool policy_nonsense(struct policy_asked *a, const char *fmt, ...) __attribute__
 /* The reason at idx: text, or nothing; else nonsense. */
 bool policy_reason(lua_State *L, int idx, struct policy_asked *a);
 const char *policy_what(lua_State *L, int idx); /* "a table", "3": how an answer is named; pushes nothing */
-/* Into the ring of decisions; a fault is counted, logged and kept for status. */
-void policy_record(const struct policy_asked *a);
+/* A fault is counted, logged and kept for status. Into the ring of decisions: true when it is there as one that came again; else a's inputs must
+ * be made, and policy_record_inputs puts it there. */
+bool policy_record(const struct policy_asked *a);
+void policy_record_inputs(const struct policy_asked *a);
 
 /* policy_call.c. After the arguments of a call were read: another model may be asked; it may be refused: then nil, err are on the stack alone. */
 void policy_route(lua_State *L, struct mp_run *run, struct model_args *args);

@@ -118,7 +118,7 @@ static void append(uint64_t key, const char *const fields[N_FIELDS], uint64_t no
     *at(all.next++) = e;
 }
 
-void mp_decide(const struct mp_decision *d)
+static bool decide(const struct mp_decision *d, bool only_again)
 {
     const char *fields[N_FIELDS] = {d->kind, d->policy, d->model, d->decision, d->reason, d->fallback, d->inputs};
     uint64_t now = mp_clock_wall_ns(), key;
@@ -130,10 +130,11 @@ void mp_decide(const struct mp_decision *d)
     pthread_mutex_lock(&all.lock);
     uint32_t s = slot_of(key);
     struct entry *e = all.last[s].key == key && all.last[s].n >= all.oldest ? at(all.last[s].n) : NULL;
-    if (!each && e && same(e, fields)) {
+    bool again = !each && e && same(e, fields);
+    if (again) {
         e->times++;
         e->last_ns = now;
-    } else {
+    } else if (!only_again) {
         all.last[s].key = key;
         all.last[s].n = all.next;
         append(key, fields, now);
@@ -143,6 +144,17 @@ void mp_decide(const struct mp_decision *d)
             wake(all.ctx);
     }
     pthread_mutex_unlock(&all.lock);
+    return again;
+}
+
+void mp_decide(const struct mp_decision *d)
+{
+    decide(d, false);
+}
+
+bool mp_decide_again(const struct mp_decision *d)
+{
+    return decide(d, true);
 }
 
 bool mp_decisions_last(const char *kind, const char *model, struct mp_buf *reason)

@@ -19,13 +19,17 @@ struct mp_decision {      /* all borrowed during the call */
     const char *model;    /* or "" */
     const char *decision; /* "1", "accept", "loading -> warm" */
     const char *reason;   /* as the policy gave it, or the cause */
-    const char *fallback; /* why the policy's own answer does not count ("raised: …", "late: …", "memory: …", "nonsense: …"): it is the default's; or NULL */
+    const char *
+        fallback; /* why the policy's own answer does not count ("raised: …", "late: …", "memory: …", "nonsense: …"): it is the default's; or NULL */
     const char *inputs; /* a JSON object, or NULL */
 };
 
 /* One that equals its kind's and model's last (kind, model, policy, decision, reason, fallback) only raises that one's `times`, unless kind is
  * "state", "reload" or "job". NULL texts count as "". */
 void mp_decide(const struct mp_decision *d);
+/* When d, whatever its inputs, would only raise the last one's `times`: does that, and true. So whoever decides often makes the inputs' JSON only
+ * when it is wanted. */
+bool mp_decide_again(const struct mp_decision *d);
 /* Appends a JSON line per decision numbered above `after`, oldest first: {"n", "time", "kind", "policy"?, "model"?, "decision", "reason"?,
  * "fallback"?, "times", "last"?, "inputs"?}; time and last (when times > 1) are Unix seconds; absent where "". At most `most` lines.
  * Returns the number of the last one printed, or the highest there is when none was: the next call's `after`. */
