@@ -4,12 +4,11 @@ local cli = require "spec.support.cli"
 local http = require "spec.support.http"
 local json = require "spec.support.json"
 local prometheus = require "spec.support.prometheus"
+local tiny = require "spec.support.tiny"
 local ffi = require "ffi"
 
-if not server.weights() then
-  pending "the default model is not there: ./dev fetch, or MOONPOOL_MODELS"
-  return
-end
+local weights = os.tmpname()
+tiny.write(weights)
 
 local function shell(command)
   local pipe = assert(io.popen(command))
@@ -60,7 +59,11 @@ end
 
 local function boot(o)
   o = o or {}
-  o.model = o.model or { context = 2048 }
+  o.models = o.models or { smol = o.model or {} }
+  o.model = nil
+  for _, model in pairs(o.models) do
+    model.source = weights
+  end
   o.fake = o.fake or { delay_ms = 5 }
   return server.boot(o)
 end
@@ -266,7 +269,7 @@ describe("commands that ask a server", function()
     assert.is_true(v.uptime >= v.gateway_uptime - 0.1)
     r = cli.run(s, "models", "smol")
     assert.equal(0, r.code)
-    assert.matches("\nsource       .*smollm2", r.out)
+    assert.is_truthy(r.out:find("\nsource       " .. weights .. "\n", 1, true), r.out)
     assert.same({ "max_replicas", "1", "default" }, r:row "max_replicas")
     r = cli.run(s, "models", "nix")
     assert.same({ 1, "moonpool models: no model 'nix'; there are: smol\n" }, { r.code, r.err })
@@ -429,12 +432,12 @@ describe("models, seen while it happens", function()
   end)
 
   it("show how many requests run and wait, and how they began", function()
-    local s = boot { model = { context = 2048, max_concurrency = 2 }, fake = { delay_ms = 50 } }
+    local s = boot { model = { max_concurrency = 2 }, fake = { delay_ms = 50 } }
     local open = {}
     for i = 1, 5 do
       open[i] = s:connect()
       open[i]:send(("POST /story HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s"):format(
-        #'{"content":"Hello","max_tokens":200}', '{"content":"Hello","max_tokens":200}'))
+        #'{"content":"Hello","max_tokens":100}', '{"content":"Hello","max_tokens":100}'))
     end
     until_facts(s, { in_flight = 2, queued = 3, state = "warm" })
     local row = cli.run(s, "models"):row "smol"
@@ -481,7 +484,7 @@ describe("models, seen while it happens", function()
   end)
 
   it("take other settings, which say where they come from", function()
-    local s = boot { model = { context = 2048, max_concurrency = 3 } }
+    local s = boot { model = { max_concurrency = 3 } }
     local function setting(key)
       local row = cli.run(s, "models", "smol"):row(key)
       return row[2], row[3]
@@ -509,7 +512,7 @@ describe("models, seen while it happens", function()
   end)
 
   it("are found by an alias, a name with a slash, and are gone after a reload without them", function()
-    local s = boot { models = { ["org/big"] = { context = 2048, alias = "big" }, smol = { context = 2048 } } }
+    local s = boot { models = { ["org/big"] = { alias = "big" }, smol = {} } }
     local r = cli.run(s, "models", "load", "org/big", "--wait")
     assert.same({ 0, "" }, { r.code, r.err })
     assert.equal("warm", cli.run(s, "models", "big", "--json"):json().state)
@@ -626,7 +629,7 @@ describe("/metrics", function()
   it("of 200 models takes no time that requests would notice", function()
     local models = {}
     for i = 1, 200 do
-      models[("m%03d"):format(i)] = { context = 2048 }
+      models[("m%03d"):format(i)] = {}
     end
     local s = boot { models = models }
     local slowest = 0
@@ -642,4 +645,8 @@ describe("/metrics", function()
     assert.is_true(http.now() - at < 2 * server.slow)
     assert.equal(201, select(2, r.out:gsub("\n", "")))
   end)
+end)
+
+teardown(function()
+  os.remove(weights)
 end)
