@@ -61,7 +61,7 @@ struct mp_dev {
     struct mp_got *shown;
     struct mp_exec *execs;
     struct mp_buf log, violation;
-    uint32_t violations;
+    uint32_t violations, n_built;
 };
 
 struct mp_mem {
@@ -85,6 +85,7 @@ struct slot {
 struct mp_exec {
     struct mp_exec *next;
     struct mp_dev *dev;
+    uint32_t number; /* 1: the device's first */
     struct mp_limits lim;
     struct mp_step_rules rules;
     uint32_t n_vocab;
@@ -427,6 +428,7 @@ static int fake_build(struct mp_dev *dev, const struct mp_plan *plan, const stru
 {
     struct mp_exec *e = mp_calloc(sizeof(*e));
     e->dev = dev;
+    e->number = ++dev->n_built;
     e->lim = *lim;
     e->n_vocab = plan->n_vocab;
     mp_step_rules(&e->rules, plan, &e->lim, dev->opt.page_tokens);
@@ -583,7 +585,7 @@ static int fake_forward(struct mp_exec *e, const struct mp_step *s, mp_ticket *o
     struct job *j = issue(e, true, dev->opt.delay_ns + s->n_tok * dev->opt.tok_ns);
     copy_step(e, j, s);
     e->n_out_issued = s->n_out;
-    say(dev, "forward ticket=%llu tok=%u out=%u", (unsigned long long)j->ticket, s->n_tok, s->n_out);
+    say(dev, "forward ticket=%llu exec=%u tok=%u out=%u", (unsigned long long)j->ticket, e->number, s->n_tok, s->n_out);
     for (uint32_t i = 0; i < s->n_seq; i++) {
         e->slots[s->slot[i]].named++;
         say(dev, " | slot=%u pos=%d n=%u", s->slot[i], s->pos[s->start[i]], s->start[i + 1] - s->start[i]);
@@ -646,7 +648,7 @@ static int fake_slot_set(struct mp_exec *e, uint32_t slot, const int32_t *ids, u
         violate(e->dev, "slot %u begins anew while %u pending tickets name it", slot, e->slots[slot].named);
     uint32_t named = e->slots[slot].named;
     e->slots[slot] = (struct slot){.named = named};
-    say(e->dev, "slot_set slot=%u n=%u\n", slot, n);
+    say(e->dev, "slot_set exec=%u slot=%u n=%u\n", e->number, slot, n);
     return 0;
 }
 

@@ -59,6 +59,8 @@ function M.rig(t)
   self.exec = self.dev:build(M.plan(), lim)
   local conf = ffi.new("struct mp_loop_conf", t.conf or {})
   conf.now, conf.ctx = fake_now, self.dev.c
+  self.room = C.mp_room_new()
+  conf.room = self.room
   self.loop = C.mp_loop_new(self.dev.ops, self.dev.c, conf)
   self.replica = self:add_replica(self.exec, t.context)
   return self
@@ -178,11 +180,11 @@ local function text_of(fn, dev)
   return s, n
 end
 
---- The device's log since last asked: a list of { kind, {slot = …, pos = …, n = …}… }.
+--- The device's log since last asked: a list of { kind, exec, {slot = …, pos = …, n = …}… }.
 function Rig:log()
   local list = {}
   for line in text_of(C.mp_fake_log, self.dev.c):gmatch "[^\n]+" do
-    local entry = { kind = line:match "^%S+", slots = {}, line = line }
+    local entry = { kind = line:match "^%S+", exec = tonumber(line:match "exec=(%d+)"), slots = {}, line = line }
     for slot, rest in line:gmatch "slot=(%d+)([^|]*)" do
       local pos, n = rest:match "pos=(%d+) n=(%d+)"
       entry.slots[#entry.slots + 1] = { slot = tonumber(slot), pos = tonumber(pos), n = tonumber(n) }
@@ -200,6 +202,8 @@ function Rig:close()
   assert.equal(0, self:stats().in_flight)
   C.mp_replica_free(self.replica)
   C.mp_loop_free(self.loop)
+  assert.equal(0, tonumber(C.mp_room_held(self.room))) -- the rig's loads hold nothing of it, and nobody else is left
+  C.mp_room_free(self.room)
   local what, n = text_of(C.mp_fake_violations, self.dev.c)
   assert.equal("", what)
   assert.equal(0, n)

@@ -305,6 +305,77 @@ describe("the loop", function()
     rig:close()
   end)
 
+  it("waits for memory beyond one context, which each replica has, and gives it back", function()
+    local PAGE = 4096
+    local rig = loop.rig { context = 64, lim = { max_seq_pages = 4, max_pages = 32 } }
+    local other = rig:add_replica(rig.dev:build(loop.plan(), { max_tok = 64, max_seq = 8, max_slot = 8, max_pages = 32, max_seq_pages = 4, commit = false }), 64)
+    C.mp_room_limit(rig.room, 5 * PAGE)
+    for i = 1, 4 do
+      rig:submit { prompt = prompt(40, i), max_tokens = 24, ignore_eog = 1 } -- four pages each
+      rig:submit({ prompt = prompt(40, i), max_tokens = 24, ignore_eog = 1 }, other)
+    end
+    local results, most, beside = {}, 0, 0
+    repeat
+      local more = rig:turn()
+      for _, e in ipairs(rig:events()) do
+        loop.collect(results, e)
+      end
+      most = math.max(most, tonumber(C.mp_room_held(rig.room)))
+      beside = math.max(beside, rig:replica_stats().running, rig:replica_stats(other).running)
+    until not more
+    assert.equal(4 * PAGE, most) -- one context more, for one of the two
+    assert.equal(2, beside)
+    for tag = 1, 8 do
+      assert.equal("length", results[tag].finish)
+    end
+    C.mp_replica_trim(rig.replica)
+    C.mp_replica_trim(other)
+    assert.equal(0, tonumber(C.mp_room_held(rig.room)))
+    C.mp_replica_free(other)
+    rig:close()
+  end)
+
+  it("takes back what another keeps committed for nothing", function()
+    local PAGE = 4096
+    local rig = loop.rig { context = 64, lim = { max_seq_pages = 4, max_pages = 32 } }
+    local other = rig:add_replica(rig.dev:build(loop.plan(), { max_tok = 64, max_seq = 8, max_slot = 8, max_pages = 32, max_seq_pages = 4, commit = false }), 64)
+    C.mp_room_limit(rig.room, 4 * PAGE)
+    local function two(replica)
+      for i = 1, 2 do
+        rig:submit({ prompt = prompt(40, i), max_tokens = 24, ignore_eog = 1 }, replica)
+      end
+      rig:run()
+    end
+    two(rig.replica)
+    assert.equal(4 * PAGE, tonumber(rig:replica_stats().beyond)) -- nothing is reserved, all is still committed
+    two(other)
+    assert.equal(0, tonumber(rig:replica_stats().beyond))
+    assert.equal(4 * PAGE, tonumber(rig:replica_stats(other).beyond))
+    C.mp_replica_free(other)
+    rig:close()
+  end)
+
+  it("runs fewer at once when told to, at once, and more again", function()
+    local rig = loop.rig()
+    local function most_of(n)
+      C.mp_replica_most(rig.replica, n)
+      for i = 1, 10 do
+        rig:submit { prompt = prompt(3, i), max_tokens = 5, ignore_eog = 1 }
+      end
+      local most = 0
+      repeat
+        local more = rig:turn()
+        rig:events()
+        most = math.max(most, rig:replica_stats().slots_used)
+      until not more
+      return most
+    end
+    assert.equal(3, most_of(3))
+    assert.equal(1, most_of(1))
+    assert.equal(8, most_of(100))
+    rig:close()
+  end)
+
   it("shares the device between models by time, not by steps", function()
     local rig = loop.rig()
     local other = rig:add_replica(rig.dev:build(loop.plan(), { max_tok = 64, max_seq = 8, max_slot = 8, commit = false }))
@@ -354,35 +425,68 @@ describe("the loop under random load", function()
   local function check_log(rig, banned)
     for _, entry in ipairs(rig:log()) do
       for _, s in ipairs(entry.slots) do
+        local key = entry.exec and entry.exec * 100 + s.slot
         if entry.kind == "slot_set" then
-          banned[s.slot] = nil
+          banned[key] = nil
         elseif entry.kind == "forward" then
-          assert.is_nil(banned[s.slot], entry.line)
+          assert.is_nil(banned[key], entry.line)
         end
       end
     end
   end
 
+  --- Two replicas on one device whose room is small: its limit moves, a load waits for it now and then.
   local function round(n, faulty)
+    local PAGE, CONTEXT_PAGES = 4096, 8
     local rig = loop.rig {
+      context = 16 * CONTEXT_PAGES,
       device = ("delay_us=%d,tok_us=%d%s"):format(one_of { 0, 100, 5000 }, one_of { 0, 50, 1000 },
         faulty and (",fail_ticket=%d,bad_sample=%d,fail_commit=%d"):format(math.random(3, 200), math.random(3, 200), math.random(4, 60)) or ""),
-      lim = { max_slot = 6, max_seq = 6, max_pages = one_of { 8, 12, 40 }, max_tok = one_of { 8, 24, 64 } },
+      lim = { max_slot = 6, max_seq = 6, max_pages = one_of { 8, 12, 40 }, max_seq_pages = CONTEXT_PAGES, max_tok = one_of { 8, 24, 64 } },
       conf = { chunk = one_of { 0, 1, 7 }, depth = one_of { 1, 2, 2 } },
     }
+    local other = rig:add_replica(rig.dev:build(loop.plan(), { max_tok = 24, max_seq = 4, max_slot = 4, max_pages = 32,
+      max_seq_pages = CONTEXT_PAGES, commit = false }), 16 * CONTEXT_PAGES)
     local asked, seqs, results, banned, cancelled = {}, {}, {}, {}, {}
     local left, idle = n, 0
+    local load_waits, limit, held = false, one_of { 1, 3, 10, 20, 100 } * PAGE, 0
+    C.mp_room_limit(rig.room, limit)
+    local function change_room()
+      if math.random() < 0.02 then
+        limit = one_of { 1, 3, 10, 20, 100 } * PAGE
+        C.mp_room_limit(rig.room, limit)
+      end
+      if math.random() < 0.05 then
+        load_waits = not load_waits
+        C.mp_room_wait(rig.room, load_waits)
+      end
+    end
+    local function check_room()
+      local now, sum = tonumber(C.mp_room_held(rig.room)), 0
+      for _, replica in ipairs { rig.replica, other } do
+        local s = rig:replica_stats(replica)
+        local pages = math.max(s.pages_reserved, tonumber(s.kv_bytes) / PAGE)
+        sum = sum + math.max(pages - CONTEXT_PAGES, 0) * PAGE
+        assert.equal(math.max(pages - CONTEXT_PAGES, 0) * PAGE, tonumber(s.beyond))
+      end
+      assert.equal(sum, now)
+      assert.is_true(now <= limit or now <= held, ("%d bytes held, %d before, the limit is %d"):format(now, held, limit))
+      assert.is_true(now <= held or not load_waits)
+      held = now
+    end
     while left > 0 or next(seqs) do
       if left > 0 and math.random() < 0.4 then
         local t = random_request()
-        local tag, seq = rig:submit(t)
+        local tag, seq = rig:submit(t, math.random() < 0.3 and other or nil)
+        t.other = seq.rep == other
         asked[tag], seqs[tag], left = t, seq, left - 1
       end
+      change_room()
       check_log(rig, banned)
       for tag, seq in pairs(seqs) do
         if math.random() < 0.01 then
           if seq.placed and seq.state ~= C.MP_SEQ_ENDED then
-            banned[seq.slot] = true
+            banned[(asked[tag].other and 2 or 1) * 100 + seq.slot] = true
           end
           cancelled[tag] = seq.state ~= C.MP_SEQ_ENDED or cancelled[tag]
           C.mp_seq_cancel(seq)
@@ -391,6 +495,7 @@ describe("the loop under random load", function()
         end
       end
       idle = rig:turn(one_of { 0, 0.1, 1000 }) and 0 or idle + 1
+      check_room()
       for _, e in ipairs(rig:events()) do
         loop.collect(results, e)
         if e.kind ~= "tokens" then
@@ -416,6 +521,7 @@ describe("the loop under random load", function()
     end
     local stats = rig:stats()
     assert.equal(tonumber(stats.busy_ns), sum)
+    C.mp_replica_free(other)
     rig:close()
     return stats, failed
   end

@@ -96,7 +96,7 @@ describe("the fake device", function()
     assert.equal(EAGAIN, (poll(dev, second, 5999999)))
     assert.equal(0, (poll(dev, second, 1)))
     assert.equal(14000000, tonumber(C.mp_fake_now(dev.c)))
-    assert.matches("^forward ticket=1 tok=3 out=1 | slot=0 pos=0 n=3\nforward ticket=2 tok=1 out=1 | slot=0 pos=3 n=1\n" ..
+    assert.matches("^forward ticket=1 exec=1 tok=3 out=1 | slot=0 pos=0 n=3\nforward ticket=2 exec=1 tok=1 out=1 | slot=0 pos=3 n=1\n" ..
       "done ticket=1\ndone ticket=2\n$", (text(C.mp_fake_log, dev)))
     assert.equal(0, (violations(dev)))
     dev:close()
