@@ -29,13 +29,20 @@ struct check {
     uint64_t deadline;
 };
 
-static void problem(struct check *c, const struct mp_conf_model *m, const char *text)
+static void problem_at(struct check *c, const char *where, const char *text)
 {
-    const char *where = m->where ? m->where : "", *colon = strrchr(where, ':');
+    const char *colon = where ? strrchr(where, ':') : NULL;
     char *file = colon ? mp_strndup(where, (size_t)(colon - where)) : NULL;
     uint32_t line = colon ? (uint32_t)strtoul(colon + 1, NULL, 10) : 0;
-    mp_problems_add(&c->problems, NULL, file, line, 0, 0, NULL, "mp.model \"%s\": %s", m->name, text);
+    mp_problems_add(&c->problems, NULL, file, line, 0, 0, NULL, "%s", text);
     mp_free(file);
+}
+
+static void problem(struct check *c, const struct mp_conf_model *m, const char *text)
+{
+    char *whole = mp_asprintf("mp.model \"%s\": %s", m->name, text);
+    problem_at(c, m->where, whole);
+    mp_free(whole);
 }
 
 static void over(struct check *c, struct item *it)
@@ -64,8 +71,13 @@ static void add_item(struct mp_models *ms, struct check *c, const struct mp_conf
     struct file_id file;
     const char *group = mp_models_group(conf, &err);
     *it = (struct item){.conf = conf, .n = ++ms->n_items};
-    if (!group || !(it->engine = mp_models_find_engine(ms, group))) {
-        problem(c, conf, group ? "no engine serves its device" : err.message);
+    if (!group) {
+        problem_at(c, conf->where, err.message); /* it names the model */
+        return;
+    }
+    it->engine = mp_models_find_engine(ms, group);
+    if (!it->engine) {
+        problem(c, conf, "no engine serves its device");
         return;
     }
     if (r && r->engine != it->engine) {

@@ -2,6 +2,7 @@
 --- On the scripted device where timing matters, on the CPU where memory does.
 local server = require "spec.support.server"
 local http = require "spec.support.http"
+local tiny = require "spec.support.tiny"
 
 if not server.weights() then
   pending "the default model is not there: ./dev fetch, or MOONPOOL_MODELS"
@@ -155,5 +156,154 @@ describe("a queue", function()
     others:collect()
     assert.same({ [200] = 3, [429] = 1 }, others:statuses())
     busy:close()
+  end)
+end)
+
+describe("a load that fails", function()
+  after_each(server.cleanup)
+
+  --- 503 with a reason that matches, and seconds to wait.
+  local function expect_failed(r, pattern)
+    assert(r.status == 503, ("%d: %s"):format(r.status, r.body))
+    local err, after = r:json().error, tonumber(r.headers["retry-after"])
+    assert.equal("unavailable", err.code)
+    assert.matches("^model 'smol' cannot be loaded: " .. pattern, err.message)
+    assert.is_true(after >= 1)
+    return after
+  end
+
+  --- Asks until the backoff is over and the model was tried again; what came then.
+  local function next_try(s, o)
+    local failures = s:count "%-> failed"
+    return server.until_true("it is not tried again", function()
+      local r = s:chat(o)
+      return (r.status ~= 503 or s:count "%-> failed" > failures) and r
+    end, seconds(20))
+  end
+
+  for name, case in pairs {
+    ["a file that is none"] = { write = function(path) server.write_file(path, "GGUF, or so it says") end, why = ".*weights%.gguf" },
+    ["a wrong sha256"] = { write = tiny.write, sha256 = ("0"):rep(64), why = ".*sha256" },
+  } do
+    it(("is said with its reason, tried again later and later, and forgotten once mended: %s"):format(name), function()
+      local dir = server.folder { conf = "" }
+      local path = dir .. "/conf/weights.gguf"
+      case.write(path)
+      local good = case.sha256 and server.sha256(path)
+      local conf = { model = { source = path, sha256 = case.sha256, scaledown_window = 300 }, fake = false, args = LINGER, dir = dir }
+      server.configure(dir, conf)
+      local s = server.boot(conf)
+      expect_failed(s:chat(), case.why)
+      local waits = {}
+      for i = 1, 2 do
+        waits[i] = expect_failed(next_try(s), case.why)
+      end
+      assert.is_true(waits[2] > waits[1], ("%d, then %d seconds"):format(waits[1], waits[2]))
+      if good then
+        conf.model.sha256 = good
+        server.configure(dir, conf)
+        s:signal(1)
+        s:until_line "reload.*\n"
+      else
+        tiny.write(path)
+      end
+      local r = next_try(s, { content = "Hi", max_tokens = 2 })
+      assert.equal(200, r.status)
+      assert.equal("cold", r.headers["x-moonpool-start"])
+    end)
+  end
+
+  it("needs more memory than its device may hold", function()
+    local s = boot { model = {}, device = { memory = "64MiB" } }
+    expect_failed(s:chat(), "it needs %d+ MiB, and its device 'fake' may hold 64 MiB in all")
+    s:until_no "engine fake"
+  end)
+
+  it("ends with its engine: who waits hears so at once, and the next try loads", function()
+    local s = boot { model = {}, fake = { delay_ms = 1, load_ms = 1500 }, allow = { "supervisor: engine fake" } }
+    local many = s:many(5)
+    s:until_state { state = "loading", waiting = 5 }
+    server.kill(s:pids()["engine fake"], 9)
+    for _, r in ipairs(many:collect()) do
+      expect_failed(r, "the engine was killed while it loaded the model")
+    end
+    assert.equal(200, next_try(s).status)
+    assert.equal(1, s:count(LOADED))
+  end)
+
+  it("takes longer than its startup_timeout", function()
+    local s = boot { model = { startup_timeout = 0.3 }, fake = { delay_ms = 1, load_ms = 20000 } }
+    local r = s:chat()
+    expect_failed(r, "it was not loaded within its startup_timeout of 0%.3 seconds")
+    assert.is_true(r.seconds < seconds(3))
+    s:until_no "engine fake" -- the load was given up
+  end)
+end)
+
+describe("a process that is killed", function()
+  after_each(server.cleanup)
+
+  it("engine: what ran on it is lost, what waited is not, and the model is loaded again", function()
+    local s = boot { model = { max_concurrency = 1, scaledown_window = 60 }, fake = { delay_ms = 20 }, allow = { "supervisor: engine fake", "request %x+:" } }
+    local c, stream = s:story { content = "Hello", max_tokens = 500 }
+    s:until_state { in_flight = 1 }
+    local many = s:many(10)
+    s:until_state { waiting = 10 }
+    server.kill(s:pids()["engine fake"], 9)
+    local last
+    for event in stream:events() do
+      last = event
+    end
+    assert.matches("engine_lost", last.data)
+    c:close()
+    expect_all(many, 200)
+    assert.equal(2, s:count(LOADED))
+    assert.equal(1, s:count "warm %-> cold after [%d.]+ s %(engine lost")
+  end)
+
+  it("gateway: models stay loaded and are adopted", function()
+    local s = boot { model = { scaledown_window = 1 }, allow = { "supervisor: gateway ended" } }
+    assert.equal(200, s:chat().status)
+    local before = s:pids()
+    server.kill(before.gateway, 9)
+    s:until_role("gateway", before.gateway)
+    s:until_line "back with generation"
+    assert.equal(1, s:count "model 'smol': cold %-> warm after [%d.]+ s %(found loaded%)")
+    local r = s:chat()
+    assert.same({ 200, "warm" }, { r.status, r.headers["x-moonpool-start"] })
+    assert.equal(before["engine fake"], s:pids()["engine fake"])
+    assert.equal(1, s:count(LOADED))
+    s:until_no "engine fake"
+  end)
+end)
+
+describe("two models with room for one", function()
+  after_each(server.cleanup)
+
+  it("take turns: everybody is answered, and not every request is a load", function()
+    local probe = boot { model = {} }
+    local need = probe:model().need
+    assert.is_true(need > MIB)
+    probe:stop()
+    local s = boot { models = { a = { scaledown_window = 60, queue = { max = 128, timeout = 60 } }, b = { scaledown_window = 60, queue = { max = 128, timeout = 60 } } },
+      device = { memory = math.floor(need * 1.5), max_wait = 2, min_residency = 0.5 }, fake = { delay_ms = 1, load_ms = 300 } }
+    local started, open = http.now(), {}
+    local n = 24
+    for i = 1, n do -- A B A B at 8 a second
+      server.until_true("time passes", function() return http.now() >= started + (i - 1) / 8 end)
+      open[i] = s:many(1, { model = i % 2 == 1 and "a" or "b", content = "Hello", max_tokens = 2 })
+    end
+    local worst = 0
+    for _, many in ipairs(open) do
+      worst = math.max(worst, expect_all(many, 200, seconds(20))[1].seconds)
+    end
+    local loads = s:count(LOADED)
+    assert(loads >= 2 and loads <= n / 4, loads .. " loads")
+    assert(worst < seconds(2 + 2), worst .. " seconds")
+    local loaded = {} -- never both at once
+    for name, from, to in s:log():gmatch "model '(%w)': (%w+) %-> (%w+)" do
+      loaded[name] = to ~= "cold" or nil
+      assert(not (loaded.a and loaded.b), ("%s: %s -> %s while the other is loaded"):format(name, from, to))
+    end
   end)
 end)

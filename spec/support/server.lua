@@ -238,8 +238,18 @@ function M.folder(o)
     os.execute(("mkdir -p '%s'"):format((dir .. "/conf/" .. name):match "^(.*)/"))
     write_file(dir .. "/conf/" .. name, text)
   end
-  write_file(dir .. "/conf/moonpool.lua", o.conf or configuration(o))
+  M.configure(dir, o)
   return dir
+end
+
+--- Writes the configuration of boot's options (anew) into a folder.
+function M.configure(dir, o)
+  write_file(dir .. "/conf/moonpool.lua", o.conf or configuration(o))
+end
+
+--- Of a file, as mp.model wants it.
+function M.sha256(path)
+  return shell("sha256sum '" .. path .. "'"):match "^%x+"
 end
 
 function M.boot(o)
