@@ -92,10 +92,8 @@ static void add_item(struct mp_models *ms, struct check *c, const struct mp_conf
         mp_pool_model_status(r->model, &s);
         it->need = s.need;
         it->over = true;
-    } else if (ENGINE_CHECKS)
+    } else
         c->left++;
-    else
-        it->over = true;
     c->n_items++;
 }
 

@@ -117,7 +117,7 @@ static void send_limit(struct mp_engine *e)
 {
     struct mp_msg m = {.type = MP_MSG_DEVICE_LIMIT, .id = ASK_ID(ASK_LIMIT, 0)};
     m.u.device_limit.memory = e->limit;
-    if (e->limited && ENGINE_CHECKS)
+    if (e->limited)
         mp_link_send(e->link, &m, NULL); /* away: it is told when it is back */
 }
 
@@ -209,7 +209,7 @@ static void keeper_removed(void *ctx, struct mp_pool_model *m)
     struct row *r = row_of(ctx, m);
     if (!r || r->declared || r->forgotten)
         return;
-    if (r->told && ENGINE_CHECKS)
+    if (r->told)
         send_order(r, ASK_FORGET, NULL);
     r->forgotten = true;
     r->load = r->unload = r->told = r->known = false;

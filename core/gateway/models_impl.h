@@ -14,8 +14,6 @@ enum ask { ASK_DECLARE = 1, ASK_LOAD, ASK_UNLOAD, ASK_FORGET, ASK_CHECK, ASK_LIM
 #define ID_ASK(id)     ((enum ask)((id) >> 48))
 #define ID_N(id)       ((id)&UINT64_C(0xffffffffffff))
 
-enum { ENGINE_CHECKS = 1 }; /* the engine of this tree takes MODEL_CHECK, MODEL_FORGET and DEVICE_LIMIT */
-
 struct file_id { /* which file lies at a path: a weights file that was replaced is another one */
     uint64_t dev, ino, size;
     int64_t mtime_ns;

@@ -205,7 +205,7 @@ describe("serve, with a model", function()
 
   it("is ready with its models cold, and loads one for the first request", function()
     local s = server.boot { model = { min_replicas = 0 }, fake = { delay_ms = 1 } }
-    assert.matches("\n  models     smol: fake, cold\n", s:log())
+    assert.matches("\n  models     smol: fake, cold, needs %d+ MiB\n", s:log())
     assert.equal(200, s:request({ path = "/readyz" }).status)
     assert.equal(0, s:model().loads)
     local r = s:chat { content = "Hello", max_tokens = 3 }

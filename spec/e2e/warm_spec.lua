@@ -48,7 +48,7 @@ describe("a model that nobody uses", function()
 
   it("costs nothing: no engine process once the linger is over, and the first request brings one", function()
     local s = boot { model = { scaledown_window = 0.2 } }
-    assert.matches("\n  models     smol: fake, cold", s:log())
+    assert.matches("\n  models     smol: fake, cold, needs %d+ MiB\n", s:log())
     s:until_no "engine fake"
     assert.equal(200, s:request({ path = "/readyz" }).status)
     local r = s:chat()
