@@ -9,6 +9,7 @@
 #include "core/script/format.h"
 #include "core/script/keys.h"
 #include "core/script/policy_impl.h"
+#include "core/telemetry/metrics.h"
 #include "core/vm/lua_json.h"
 
 #include <math.h>
@@ -268,8 +269,26 @@ static void hide_path(char *text, const struct mp_conf_model *conf)
     }
 }
 
-void model_show_err(const struct mp_conf_model *conf, struct mp_err *err, double retry_after)
+static void count_refused(const char *model, const char *reason)
 {
+    const char *values[] = {model, reason};
+    mp_cell_add(mp_metric_cell(MP_METRIC_QUEUE_REFUSED, values), 1);
+}
+
+void model_gone(const struct mp_conf_model *conf, const struct mp_call *call)
+{
+    struct mp_call_progress p;
+    if (!call)
+        return;
+    mp_call_progress(call, mp_clock_mono_ns(), &p);
+    if (p.phase == MP_CALL_QUEUED || p.phase == MP_CALL_LOADING)
+        count_refused(conf->name, "gone");
+}
+
+void model_failed(const struct mp_conf_model *conf, struct mp_err *err, double retry_after)
+{
+    if (err->code == MP_EQUEUE || err->code == MP_EQTIMEOUT || err->code == MP_EDEADLINE)
+        count_refused(conf->name, err->code == MP_EQUEUE ? "full" : err->code == MP_EQTIMEOUT ? "timeout" : "deadline");
     hide_path(err->message, conf);
     err->retry_after = fmax(err->retry_after, retry_after);
     if (!(err->retry_after > 0) && (err->code == MP_EQUEUE || err->code == MP_EQTIMEOUT || err->code == MP_EDEADLINE ||
@@ -289,7 +308,7 @@ struct mp_call *model_call(struct mp_run *run, const struct model_args *args, st
         mp_call_progress(c, mp_clock_mono_ns(), &p);
         cold = p.start == MP_START_COLD;
     } else {
-        model_show_err(args->conf, err, 0);
+        model_failed(args->conf, err, 0);
     }
     if (x) {
         x->called.model = mp_pool_model_name(call.model);
@@ -352,8 +371,10 @@ static void release(struct whole *w)
 
 static void cancel_whole(struct mp_pending *p, enum mp_cancel reason)
 {
-    (void)reason;
-    release(mp_container_of(p, struct whole, pending));
+    struct whole *w = mp_container_of(p, struct whole, pending);
+    if (reason == MP_CANCEL_CLOSED)
+        model_gone(w->conf, w->call);
+    release(w);
 }
 
 static void on_text(void *user, const char *s, size_t n, const struct mp_usage *so_far)
@@ -391,7 +412,7 @@ static void on_failed(void *user, const struct mp_err *err, double retry_after)
 {
     struct whole *w = user;
     w->err = *err;
-    model_show_err(w->conf, &w->err, retry_after);
+    model_failed(w->conf, &w->err, retry_after);
     model_note_wait(w->pending.run, w->call);
     mp_run_wake(&w->pending, push_whole, w);
 }

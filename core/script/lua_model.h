@@ -18,8 +18,11 @@ bool model_read_args(lua_State *L, struct mp_run *run, const char *fn, bool chat
 struct mp_call *model_call(struct mp_run *run, const struct model_args *args, struct mp_err *err);
 /* How long a call waited, for the answer's headers: once for each call, when it has started or ended. */
 void model_note_wait(struct mp_run *run, const struct mp_call *call);
-/* A call's error as scripts and clients see it: without the weights' path, and of a refusal with a time to try again. */
-void model_show_err(const struct mp_conf_model *conf, struct mp_err *err, double retry_after);
+/* A call failed: err becomes what scripts and clients see (without the weights' path; of a refusal with a time to try again). A refusal is
+ * counted. */
+void model_failed(const struct mp_conf_model *conf, struct mp_err *err, double retry_after);
+/* Its client has left: counted when it waits for a place. call: NULL is fine. */
+void model_gone(const struct mp_conf_model *conf, const struct mp_call *call);
 /* Pushes { text, finish_reason, usage = { prompt_tokens, completion_tokens, device_seconds, queue_seconds, … } }. */
 void model_push_result(lua_State *L, const char *text, size_t n, enum mp_msg_finish finish,
                        const struct mp_usage *usage);

@@ -97,6 +97,8 @@ static void cancel_stream(struct mp_pending *p, enum mp_cancel reason)
 {
     struct mp_stream *s = mp_container_of(p, struct mp_stream, pending);
     stop_ticker(s);
+    if (reason == MP_CANCEL_CLOSED)
+        model_gone(s->conf, s->call);
     mp_call_free(mp_move(&s->call));
     s->wait = WAIT_NOTHING;
     let_go(p->run->script->L, s);
@@ -379,7 +381,7 @@ static void on_failed(void *user, const struct mp_err *err, double retry_after)
 {
     struct mp_stream *s = user;
     s->err = *err;
-    model_show_err(s->conf, &s->err, retry_after);
+    model_failed(s->conf, &s->err, retry_after);
     note_wait(s);
     end(s);
 }

@@ -496,6 +496,44 @@ end }
   end)
 end)
 
+describe("moonpool_queue_refused_total", function()
+  if not weights then
+    pending "the default model's weights are not there (./dev fetch)"
+    return
+  end
+  after_each(server.cleanup)
+
+  it("counts who got no place, and why", function()
+    local s = server.boot { fake = { delay_ms = 30 }, conf = ([[
+local mp = require "moonpool"
+mp.server { listen = { "127.0.0.1:0" }, workers = 2, metrics = true }
+local smol = mp.model "smol" { source = %q, devices = { "fake" }, min_replicas = 1, max_concurrency = 1, queue = { max = 2, timeout = 0.4 } }
+mp.endpoint { route = "GET /models", handle = function() return { smol = smol:status() } end }
+mp.endpoint { route = "POST /chat", handle = function() return smol:chat { messages = { { role = "user", content = "Hi" } } } end }
+mp.endpoint { route = "POST /story", handle = function() return smol:chat_stream { messages = { { role = "user", content = "Hi" } } } end }
+]]):format(weights) }
+    local running = later(s, { body = "{}" })
+    s:until_state { in_flight = 1 }
+    local gone = { later(s, { body = "{}" }), later(s, { path = "story", body = "{}" }) }
+    s:until_state { waiting = 2 }
+    assert.equal(429, s:request({ path = "/chat", body = "{}" }).status)
+    gone[1]:reset()
+    gone[2]:reset()
+    s:until_state { waiting = 0 }
+    local late = s:request { path = "/chat", body = "{}" }
+    assert.same({ 503, "queue_timeout" }, { late.status, late:json().error.code })
+    assert.is_true(tonumber(late.headers["x-moonpool-queue"]) >= 0.4)
+    assert.is_true(tonumber(late.headers["retry-after"]) >= 1)
+    assert.equal("deadline", s:request({ path = "/chat", body = "{}", headers = { ["x-deadline"] = "0.000001" } }):json().error.code)
+    running:reset()
+    s:until_state { in_flight = 0 }
+    local counted = prometheus.read(s:request({ path = "/metrics" }).body)
+    for reason, n in pairs { full = 1, timeout = 1, deadline = 1, gone = 2 } do
+      assert.equal(n, prometheus.value(counted, "moonpool_queue_refused_total", { model = "smol", reason = reason }), reason)
+    end
+  end)
+end)
+
 describe("the official openai client", function()
   after_each(server.cleanup)
 
