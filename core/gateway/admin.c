@@ -87,7 +87,7 @@ static struct mp_pool_model *find_model(struct mp_admin *a, const char *name, st
     struct mp_pool_model *m = mp_pool_find(a->o.gateway->pool, conf ? conf->name : name);
     const char **names, *near;
     struct mp_buf all = {0};
-    if (m && (conf || mp_pool_model_state(m) == MP_MODEL_WARM || mp_pool_model_state(m) == MP_MODEL_DRAINING))
+    if (m && mp_status_shown(config, m))
         return m;
     names = mp_malloc((config->n_models + 1) * sizeof *names);
     for (uint32_t i = 0; i < config->n_models; i++) {

@@ -152,8 +152,7 @@ void mp_status_model(const struct mp_status *s, struct mp_pool_model *m, struct 
     mp_buf_putc(out, '}');
 }
 
-/* Those of the generation that serves, and removed ones that have not gone yet. */
-static bool shown(const struct mp_config *config, const struct mp_pool_model *m)
+bool mp_status_shown(const struct mp_config *config, const struct mp_pool_model *m)
 {
     enum mp_model_state state = mp_pool_model_state(m);
     return mp_config_model(config, mp_pool_model_name(m)) || state == MP_MODEL_LOADING || state == MP_MODEL_WARM ||
@@ -167,7 +166,7 @@ void mp_status_models(const struct mp_status *s, struct mp_buf *out)
     bool first = true;
     mp_buf_puts(out, "{\"models\":[");
     for (size_t i = 0; (m = mp_pool_at(s->o->gateway->pool, i)) != NULL; i++) {
-        if (!shown(config, m))
+        if (!mp_status_shown(config, m))
             continue;
         mp_buf_puts(out, first ? "" : ",");
         mp_status_model(s, m, out);

@@ -15,6 +15,8 @@ struct mp_status {
 void mp_status_server(const struct mp_status *s, struct mp_buf *out); /* {"version", "pid", …}: who answers */
 void mp_status_all(const struct mp_status *s, struct mp_buf *out);    /* the server's, and all that follows */
 void mp_status_models(const struct mp_status *s, struct mp_buf *out); /* {"models": […]}, in order of declaration */
+/* Is there such a model, to people: the serving generation's, one that is loaded for the next, a removed one that has not gone yet. */
+bool mp_status_shown(const struct mp_config *config, const struct mp_pool_model *m);
 void mp_status_model(const struct mp_status *s, struct mp_pool_model *m, struct mp_buf *out);
 void mp_status_devices(const struct mp_status *s, struct mp_buf *out); /* {"devices": […], "missing": […]} */
 

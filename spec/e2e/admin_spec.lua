@@ -62,7 +62,7 @@ local function boot(o)
   o.models = o.models or { smol = o.model or {} }
   o.model = nil
   for _, model in pairs(o.models) do
-    model.source = weights
+    model.source = model.source or weights
   end
   o.fake = o.fake or { delay_ms = 5 }
   return server.boot(o)
@@ -377,6 +377,43 @@ describe("commands that ask a server", function()
     os.execute("rm -rf " .. dir)
   end)
 
+  it("show a server that is not ready yet, and one that stops", function()
+    local s = boot { model = { min_replicas = 1 }, fake = { load_ms = 1500, delay_ms = 20 }, ready = false, drain = 20 }
+    local r = server.until_true("no status while it starts", function()
+      local r = cli.run(s, "status")
+      return r.code == 0 and r:row("smol")[2]:match "^loading" and r
+    end)
+    assert.matches("^moonpool [^\n]*, starting\n", r.out)
+    s:until_ready()
+    assert.matches("^moonpool [^\n]*, ready\n", cli.run(s, "status").out)
+    local c, stream = s:story { content = "Hello", max_tokens = 100 }
+    s:signal(15)
+    s:until_line "gateway: stopping"
+    r = cli.run(s, "status")
+    assert.matches("^moonpool [^\n]*, stopping\n", r.out)
+    assert.same({ 0, "1" }, { r.code, r:row("smol")[6] })
+    assert.matches('"finish_reason":"length"', stream:rest())
+    c:close()
+    assert.same({ code = 0 }, s:wait())
+    r = cli.run(s, "status")
+    assert.equal(2, r.code)
+  end)
+
+  it("say so when the gateway ends during a reload", function()
+    local s = boot { fake = { load_ms = 5000, delay_ms = 5 }, allow = { "gateway ended %(killed by signal 9" } }
+    local first = read(s.conf_path)
+    write(s.conf_path, first .. ('\nmp.model "second" { source = %q, devices = { "fake" }, preload = true }\n'):format(weights))
+    local reload = cli.start(s, "reload")
+    until_facts(s, { state = "loading" }, "second")
+    server.kill(s:pids().gateway, 9)
+    assert.equal(1, reload:wait())
+    assert.equal("moonpool reload: the gateway ended before it had answered, and is started again: `moonpool generations` tells what serves\n",
+      reload:text())
+    reload:stop()
+    local list = cli.run(s, "generations", "--json"):json().generations
+    assert.same({ 1, true }, { list[1].generation, list[1].active })
+  end)
+
   it("wait for the next gateway when one was killed", function()
     local s = boot { allow = { "gateway ended %(killed by signal 9" } }
     local before = s:pids().gateway
@@ -528,6 +565,45 @@ describe("models, seen while it happens", function()
     end)
     r = cli.run(s, "models", "load", "big")
     assert.same({ 1, "moonpool models: no model 'big'; there are: smol\n" }, { r.code, r.err })
+  end)
+end)
+
+describe("devices", function()
+  after_each(server.cleanup)
+
+  it("show whose memory is whose, and the swaps that come of it", function()
+    local large = os.tmpname()
+    finally(function() os.remove(large) end)
+    tiny.write(large, { context = 8192 })
+    local s = boot { models = { a = { source = large }, b = { source = large } } }
+    local need = server.until_true("what a load needs is not known", function()
+      local v = facts(s, "a")
+      return v.need > 0 and v.need
+    end)
+    local first = read(s.conf_path)
+    write(s.conf_path, first .. ('\nmp.device "fake" { memory = %d, max_wait = 7, min_residency = 0.1 }\n'):format(need * 1.5))
+    assert.equal(0, cli.run(s, "reload").code)
+    assert.equal(0, cli.run(s, "models", "load", "a", "--wait").code)
+    local d = cli.run(s, "devices", "--json"):json().devices[1]
+    assert.same({ "fake", math.floor(need * 1.5), need, 1, 0, 7 }, { d.name, d.memory, d.reserved, d.loaded, d.swaps, d.max_wait })
+    local r = cli.run(s, "models", "load", "b", "--wait")
+    assert.same({ 0, "" }, { r.code, r.err })
+    d = cli.run(s, "devices", "--json"):json().devices[1]
+    assert.same({ need, 1, 1 }, { d.reserved, d.loaded, d.swaps })
+    local row = cli.run(s, "devices"):row "fake"
+    assert.same({ "1", "1", tostring(s:pids()["engine fake"]) }, { row[5], row[6], row[7] })
+    row = cli.run(s, "models"):row "a"
+    assert.same({ "cold", "-" }, { row[2], row[5] })
+    assert.matches("evict +%- +a +least recently used +%[default%]\n", cli.run(s, "decisions").out)
+    local m = prometheus.read(ask(s, { path = "/metrics" }).body)
+    assert.equal(1, prometheus.value(m, "moonpool_model_unloads_total", { model = "a", cause = "evicted" }))
+    server.until_true("the swap is not counted", function()
+      m = prometheus.read(ask(s, { path = "/metrics" }).body)
+      return prometheus.value(m, "moonpool_device_swaps_total", { device = "fake" }) == 1
+    end)
+    assert.equal(math.floor(need * 1.5), prometheus.value(m, "moonpool_device_memory_bytes", { device = "fake" }))
+    assert.equal(need, prometheus.value(m, "moonpool_model_memory_bytes", { model = "b", device = "fake" }))
+    assert.equal(0, prometheus.value(m, "moonpool_model_memory_bytes", { model = "a", device = "fake" }))
   end)
 end)
 
