@@ -144,6 +144,11 @@ bool mp_call_ended(const struct mp_call *c)
     return c->state == ENDED;
 }
 
+bool mp_call_cold(const struct mp_call *c)
+{
+    return c->waiter.cold;
+}
+
 void mp_call_progress(const struct mp_call *c, uint64_t now_ns, struct mp_call_progress *out)
 {
     mp_queue_progress(&c->waiter, now_ns, out);

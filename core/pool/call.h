@@ -79,6 +79,7 @@ void mp_call_cancel(struct mp_call *c); /* ends it without an event; nothing whe
 /* n more bytes of text went where they go: gives the engine room for as many. */
 void mp_call_consumed(struct mp_call *c, size_t n);
 bool mp_call_ended(const struct mp_call *c);
+bool mp_call_cold(const struct mp_call *c); /* the model was not warm when it came */
 void mp_call_progress(const struct mp_call *c, uint64_t now_ns, struct mp_call_progress *out);
 void mp_call_free(struct mp_call *c); /* cancels a running one first; NULL is fine */
 

@@ -301,15 +301,12 @@ struct mp_call *model_call(struct mp_run *run, const struct model_args *args, st
     struct mp_call_args call = args->call;
     struct mp_exchange *x = run->x;
     bool cold = mp_pool_model_state(call.model) != MP_MODEL_WARM;
-    struct mp_call_progress p = {0};
     call.deadline_ns = x ? x->deadline_ns : 0;
     struct mp_call *c = mp_call_new(run->worker->port, &call, err);
-    if (c) {
-        mp_call_progress(c, mp_clock_mono_ns(), &p);
-        cold = p.start == MP_START_COLD;
-    } else {
+    if (c)
+        cold = mp_call_cold(c);
+    else
         model_failed(args->conf, err, 0);
-    }
     if (x) {
         x->called.model = mp_pool_model_name(call.model);
         x->called.cold = x->called.cold || cold;
