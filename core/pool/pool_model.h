@@ -36,8 +36,9 @@ struct mp_pool_model {
     uint64_t loads_total, cold_starts;      /* since this gateway began */
     uint64_t reserved;                      /* on its device, by the keeper's ledger */
     uint64_t retry_ns, on_again_ns;         /* failed: when to try again; max_replicas is 0: when that may change */
-    struct mp_err failure;                  /* of the last load that failed */
-    struct mp_pool_override asked;          /* by mp_pool_model_ask, not yet taken by the keeper */
+    uint64_t turn_ns;              /* cold, waiting for memory: when its load is expected to begin; 0: nobody knows */
+    struct mp_err failure;         /* of the last load that failed */
+    struct mp_pool_override asked; /* by mp_pool_model_ask, not yet taken by the keeper */
     uint32_t asked_reset;
 };
 

@@ -84,7 +84,8 @@ static double load_left(const struct mp_pool_model *m, uint64_t now)
             return passed * (double)(m->said.total - m->said.done) / (double)m->said.done;
         return fmax(0, m->load_seconds - passed);
     case MP_MODEL_DRAINING: return fmax(0, m->service - passed) + m->load_seconds;
-    default: return (double)since(now, m->retry_ns) / 1e9 + m->load_seconds;
+    default: /* its backoff, or its turn, comes first */
+        return (double)since(now, m->retry_ns > m->turn_ns ? m->retry_ns : m->turn_ns) / 1e9 + m->load_seconds;
     }
 }
 
@@ -429,6 +430,7 @@ void mp_queue_state_locked(struct mp_pool_model *m, enum mp_model_state state, u
     m->since_ns = now_ns;
     if (state == MP_MODEL_WARM)
         m->warm_ns = now_ns;
+    m->turn_ns = 0;
     if (state == MP_MODEL_WARM || state == MP_MODEL_LOADING)
         m->nudged = false;
     grant(m, now_ns);

@@ -103,9 +103,10 @@ static int by_use(const void *a, const void *b)
     return x->r->f.resident > y->r->f.resident ? -1 : x->r->f.resident < y->r->f.resident;
 }
 
-/* Those that may go for w now; when that may change is noted. */
-static void find_leavers(struct mp_keeper *k, const struct mp_row *w, struct leavers *l)
+/* Those that may go for w now; when that may change is noted. Returns in how many seconds the next may go: 0 when one may now. */
+static double find_leavers(struct mp_keeper *k, const struct mp_row *w, struct leavers *l)
 {
+    double next = INFINITY;
     for (uint32_t i = 0; i < k->n_rows; i++) {
         struct mp_row *r = k->rows[i];
         double rest, turn;
@@ -117,9 +118,19 @@ static void find_leavers(struct mp_keeper *k, const struct mp_row *w, struct lea
             add(l, r, rest <= 0);
         else
             mp_keeper_due_in(k, fmin(rest, turn));
+        next = fmax(0, fmin(next, fmin(rest, turn)));
     }
     if (l->n > 0)
         qsort(l->v, l->n, sizeof *l->v, by_use);
+    return next;
+}
+
+/* When it expects its turn: what its calls are told. */
+static void expect_turn(struct mp_keeper *k, struct mp_row *w, double seconds)
+{
+    pthread_mutex_lock(&w->m->lock);
+    w->m->turn_ns = isfinite(seconds) ? k->now_ns + (uint64_t)(seconds * 1e9) : 0;
+    pthread_mutex_unlock(&w->m->lock);
 }
 
 /* The policy's choice instead of `l`, if it is one: some of them, each once, that give `bytes` back. */
@@ -230,7 +241,7 @@ static bool serve(struct mp_keeper *k, struct mp_row *w, struct budget *b, struc
         char whom[160];
         l->n = 0;
         l->bytes = 0;
-        find_leavers(k, w, l);
+        expect_turn(k, w, find_leavers(k, w, l));
         if (l->bytes >= missing) {
             snprintf(whom, sizeof whom, "'%s'", mp_pool_model_name(w->m));
             b->coming += make_room(k, l, missing, whom);
