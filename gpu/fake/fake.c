@@ -8,6 +8,7 @@
 #include "gpu/fake/fake.h"
 
 #include "core/base/clock.h"
+#include "core/base/log.h"
 #include "core/base/mem.h"
 #include "gpu/blocks.h"
 #include "gpu/lower/step.h"
@@ -28,6 +29,7 @@ struct option {
     uint64_t delay_ns, tok_ns, load_ns, memory, seed;
     uint64_t fail_load, fail_forward, fail_sample, fail_commit, fail_ticket, crash_forward,
         bad_sample; /* the nth; 0: none */
+    uint64_t trace; /* not 0: forwards are logged */
     uint32_t page_tokens;
     int32_t script[MAX_SCRIPT];
     uint32_t n_script;
@@ -154,7 +156,7 @@ static int parse_pair(struct option *o, const char *key, const char *value, stru
         {"fail_load", &o->fail_load, 1},     {"fail_forward", &o->fail_forward, 1},
         {"fail_sample", &o->fail_sample, 1}, {"fail_commit", &o->fail_commit, 1},
         {"fail_ticket", &o->fail_ticket, 1}, {"crash_forward", &o->crash_forward, 1},
-        {"bad_sample", &o->bad_sample, 1},
+        {"bad_sample", &o->bad_sample, 1},   {"trace", &o->trace, 1},
     };
     for (size_t i = 0; i < MP_COUNT(numbers); i++)
         if (!strcmp(key, numbers[i].key)) {
@@ -227,6 +229,13 @@ uint32_t mp_fake_violations(struct mp_dev *dev, struct mp_buf *out)
         if ((dev)->log.len < MAX_LOG)                \
             mp_buf_printf(&(dev)->log, __VA_ARGS__); \
     } while (0)
+
+/* For who looks at a process from outside, and never at mp_fake_log: the line goes to the log, and is not kept. */
+static void trace(struct mp_dev *dev, size_t from)
+{
+    mp_info("fake: %.*s", (int)(dev->log.len - from), dev->log.len > from ? dev->log.data + from : "");
+    mp_buf_clear(&dev->log);
+}
 
 #define violate(dev, ...)                                  \
     do {                                                   \
@@ -585,11 +594,14 @@ static int fake_forward(struct mp_exec *e, const struct mp_step *s, mp_ticket *o
     struct job *j = issue(e, true, dev->opt.delay_ns + s->n_tok * dev->opt.tok_ns);
     copy_step(e, j, s);
     e->n_out_issued = s->n_out;
+    size_t from = dev->log.len;
     say(dev, "forward ticket=%llu exec=%u tok=%u out=%u", (unsigned long long)j->ticket, e->number, s->n_tok, s->n_out);
     for (uint32_t i = 0; i < s->n_seq; i++) {
         e->slots[s->slot[i]].named++;
         say(dev, " | slot=%u pos=%d n=%u", s->slot[i], s->pos[s->start[i]], s->start[i + 1] - s->start[i]);
     }
+    if (dev->opt.trace)
+        trace(dev, from);
     say(dev, "\n");
     *out = j->ticket;
     return 0;
