@@ -173,10 +173,8 @@ describe("streams whose clients leave", function()
       end
       return out
     end
-    local all = {}
-    for i = 1, 11 do
-      all[i] = s:story { content = "Hello", max_tokens = 1000 }
-    end
+    local story = { path = "/story", json = { content = "Hello", max_tokens = 1000 } }
+    local stays, leave = http.many(s.url, 1, story), http.many(s.url, 10, story)
     server.until_true("they run together", function()
       local n = steps(1)
       return n[#n] == 11
@@ -184,9 +182,7 @@ describe("streams whose clients leave", function()
     local full = s:many(1)
     full:collect()
     assert.same({ [429] = 1 }, full:statuses())
-    for i = 2, 11 do
-      all[i]:close()
-    end
+    leave:close()
     local from = #s:log() + 1
     s:until_state { in_flight = 1 }
     local seen = server.until_true("steps without them", function()
@@ -198,7 +194,7 @@ describe("streams whose clients leave", function()
       assert(seen[i] == 1, table.concat(seen, " "))
     end
     expect_all(s:many(10), 200)
-    all[1]:close()
+    stays:close()
   end)
 end)
 
