@@ -147,9 +147,11 @@ static void entry_close(struct mp_reloader *r, struct entry *e)
     mp_builder_do(r->builder, close_generation, NULL, mp_move(&e->g));
 }
 
+/* Before it is in memory, the g of a job is the builder thread's. */
 static bool is_old(const struct mp_reloader *r, const struct entry *e)
 {
-    return e->g && e->g != r->active && !(r->now && (r->now->g == e->g || r->now->active == e->g));
+    return e->g && e->g != r->active &&
+           !(r->now && ((r->now->in_memory && r->now->g == e->g) || r->now->active == e->g));
 }
 
 static bool is_idle(const struct entry *e)
