@@ -51,7 +51,7 @@ static int run_help(int argc, char **argv)
     printf("moonpool %s: a Lua-scriptable inference gateway\n\nusage: moonpool COMMAND [ARGUMENTS]\n\n", MP_VERSION);
     for (int i = 0; i < N_CMDS; i++)
         if (table[i]->name[0] != '_')
-            printf("  %-11s %s\n", table[i]->name, table[i]->summary);
+            printf("  %-12s%s\n", table[i]->name, table[i]->summary);
     printf("\n`moonpool help COMMAND` tells more.\n");
     return MP_EXIT_OK;
 }
