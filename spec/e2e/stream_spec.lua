@@ -469,12 +469,12 @@ end }
     for i = 1, 5 do
       s:request { path = "/fine/" .. i }
     end
+    s:request { path = "/fine/7", headers = { ["x-deadline"] = "never" } }
     local waiting = s:connect()
     waiting:send "GET /fine/wait HTTP/1.1\r\nhost: x\r\n\r\n"
     s:until_line "has a place"
     s:request { path = "/fine/6" }
     waiting:reset()
-    s:request { path = "/fine/7", headers = { ["x-deadline"] = "never" } }
     s:request { path = "/nowhere" }
     local seen
     server.until_true(function() return "counted: " .. json.encode(seen) end, function()
