@@ -326,8 +326,8 @@ function Model:chat(args) end
 ---@return moonpool.Error? err
 function Model:complete(args) end
 
---- A stream, once the prompt has been accepted. Waits for that, 5 s at most. When it is returned and its model is not ready yet, the client gets
---- comments with the progress; what fails then is an error event, for the answer's head is out.
+--- A stream, once the prompt has been accepted. Waits for that, 5 s at most. When it is returned and its model is not ready yet, the
+--- client gets comments with the progress; what fails then is an error event, for the answer's head is out.
 ---@param args moonpool.ChatArgs
 ---@return moonpool.Stream? stream
 ---@return moonpool.Error? err

@@ -252,9 +252,9 @@ describe("a stream on a model that is not ready", function()
   it("hears something at least every 5 seconds without being told to hurry", function()
     local s = boot { fake = { load_ms = 11000 } }
     local c = later(s, { path = "story", body = ASK })
-    local last, gaps, began = http.now(), 0, http.now()
+    local last, began = http.now(), http.now()
     local r = c:head "POST"
-    gaps = http.now() - last
+    local gaps = http.now() - last
     last = http.now()
     assert.equal(200, r.status)
     for event in r:events(true) do

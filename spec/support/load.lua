@@ -16,7 +16,7 @@ jit.off(true, true) -- structs that C fills: see spec/support/ffi.lua
 ffi.cdef [[
   ssize_t pread(int fd, void *p, size_t n, long at);
 ]]
-local POLLIN, POLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, EAGAIN = 1, 4, 0x40, 0x4000, 11
+local POLLIN, MSG_DONTWAIT, MSG_NOSIGNAL, EAGAIN = 1, 0x40, 0x4000, 11
 
 local M = {}
 
