@@ -170,5 +170,9 @@ describe("the table of metrics", function()
     local kept = f:read "*a"
     f:close()
     assert.equal(document, kept, "make it anew: moonpool check --metrics > conf/METRICS.md")
+    local pipe = assert(io.popen(("env -u LD_PRELOAD %s/moonpool check --metrics"):format(os.getenv "MOONPOOL_BUILD" or "build/release")))
+    local printed = pipe:read "*a"
+    pipe:close()
+    assert.equal(kept, printed)
   end)
 end)
