@@ -150,7 +150,8 @@ void mp_facts_model(const struct mp_val *m, struct mp_buf *out)
     for (const struct mp_val *s = mp_val_get(m, "settings")->first; s; s = s->next) {
         mp_table_text(&t, s->key);
         mp_table_printf(&t, "%.10g", mp_val_number(s, "value"));
-        mp_table_text(&t, mp_val_text(s, "from"));
+        mp_table_printf(&t, "%s%s%s", mp_val_text(s, "from"), mp_val_text(s, "schedule")[0] ? ": " : "",
+                        mp_val_text(s, "schedule"));
     }
     mp_table_print(&t, out);
     mp_table_free(&t);

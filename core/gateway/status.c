@@ -50,26 +50,44 @@ static double wall(void)
 
 /* ---- models ---- */
 
+/* The schedule that set a key last. */
+static const char *schedule_of(const struct mp_conf_model *conf, uint32_t bit, int64_t now)
+{
+    const char *text = "";
+    int64_t latest = INT64_MIN, tick;
+    for (uint32_t i = 0; i < conf->n_schedules; i++) {
+        const struct mp_pool_schedule *s = &conf->schedules[i];
+        if (s->override.set & 1u << bit && mp_cron_last(&s->cron, s->tz, now, &tick) && tick >= latest) {
+            latest = tick;
+            text = s->text;
+        }
+    }
+    return text;
+}
+
 /* Where each setting in force comes from is judged by its value: what differs from the declared one was scheduled, or asked for. */
 static void settings(const struct mp_pool_settings *now, const struct mp_conf_model *conf, struct mp_buf *out)
 {
     struct mp_pool_settings plain, base, scheduled;
+    int64_t at = (int64_t)wall();
     mp_pool_settings_init(&plain);
-    mp_pool_settings_at(&base, conf ? &conf->settings : &plain, NULL, 0, NULL, (int64_t)wall());
+    mp_pool_settings_at(&base, conf ? &conf->settings : &plain, NULL, 0, NULL, at);
     scheduled = base;
     if (conf && conf->n_schedules > 0)
-        mp_pool_settings_at(&scheduled, &conf->settings, conf->schedules, conf->n_schedules, NULL, (int64_t)wall());
+        mp_pool_settings_at(&scheduled, &conf->settings, conf->schedules, conf->n_schedules, NULL, at);
     name(out, "settings");
     mp_buf_putc(out, '{');
-#define X(key, path, type, def, least, most)           \
-    name(out, path);                                   \
-    mp_buf_puts(out, "{\"value\":");                   \
-    mp_json_put_number(out, (double)now->key);         \
-    text(out, "from",                                  \
-         now->key != scheduled.key   ? "asked for"     \
-         : scheduled.key != base.key ? "schedule"      \
-         : base.key != plain.key     ? "configuration" \
-                                     : "default");         \
+#define X(key, path, type, def, least, most)                              \
+    name(out, path);                                                      \
+    mp_buf_puts(out, "{\"value\":");                                      \
+    mp_json_put_number(out, (double)now->key);                            \
+    text(out, "from",                                                     \
+         now->key != scheduled.key   ? "asked for"                        \
+         : scheduled.key != base.key ? "schedule"                         \
+         : base.key != plain.key     ? "configuration"                    \
+                                     : "default");                            \
+    if (now->key == scheduled.key && scheduled.key != base.key)           \
+        text(out, "schedule", schedule_of(conf, MP_SET_##key##_BIT, at)); \
     mp_buf_putc(out, '}');
     MP_POOL_SETTINGS(X)
 #undef X

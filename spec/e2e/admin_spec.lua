@@ -521,13 +521,15 @@ describe("models, seen while it happens", function()
   end)
 
   it("take other settings, which say where they come from", function()
-    local s = boot { model = { max_concurrency = 3 } }
+    local s = boot { model = { max_concurrency = 3, startup_timeout = 50, schedules = {
+      { cron = "* * * * *", tz = "Europe/Berlin", set = { startup_timeout = 70 } }, { cron = "0 0 1 1 *", set = { startup_timeout = 60 } } } } }
     local function setting(key)
       local row = cli.run(s, "models", "smol"):row(key)
       return row[2], row[3]
     end
     assert.same({ "3", "configuration" }, { setting "max_concurrency" })
     assert.same({ "64", "default" }, { setting "queue.max" })
+    assert.same({ "70", "schedule: * * * * * Europe/Berlin" }, { setting "startup_timeout" })
     local r = cli.run(s, "models", "scale", "smol", "queue.max=10", "scaledown_window=1h30m", "queue.timeout=0.5")
     assert.same({ 0, "queue.max 10 (asked for)\nscaledown_window 5400 (asked for)\nqueue.timeout 0.5 (asked for)\n", "" }, { r.code, r.out, r.err })
     assert.same({ "10", "asked for" }, { setting "queue.max" })
