@@ -17,7 +17,7 @@ struct leaf {
 
 struct item {
     const char *kind, *id; /* "models", "smol"; id "" where there is one of the kind only */
-    struct leaf *leaves;
+    struct leaf *leaves, **last;
     struct item *next;
 };
 
@@ -95,8 +95,8 @@ static void add_leaf(struct reading *r, struct item *it, const char *path, enum 
     put_value(&r->j, tok, &b);
     l->path = path;
     l->text = plain ? mp_arena_strndup(r->arena, b.data + 1, b.len - 2) : mp_arena_strndup(r->arena, b.data, b.len);
-    l->next = it->leaves;
-    it->leaves = l;
+    *it->last = l;
+    it->last = &l->next;
     mp_buf_free(&b);
 }
 
@@ -132,6 +132,7 @@ static void read_item(struct reading *r, const char *kind)
     struct item *it = mp_arena_zalloc(r->arena, sizeof *it);
     it->kind = kind;
     it->id = "";
+    it->last = &it->leaves;
     read_members(r, it, "");
     *r->last = it;
     r->last = &it->next;

@@ -34,6 +34,7 @@ struct control {
     struct mp_generation *first; /* until the reloader has it */
     struct mp_reloader *reloader;
     struct mp_watcher *watcher; /* --watch */
+    struct mp_policies *policies;
     struct mp_admin *admin;
     int admin_fd;
     struct mp_worker workers[MP_CTL_MAX_FDS];
@@ -68,7 +69,7 @@ static void check_ready(struct control *c)
     struct mp_pool_model *failed = NULL;
     struct mp_pool_status s;
     bool ready = mp_models_ready(c->shared.models, &failed);
-    if (c->ready || c->stopping)
+    if (c->ready || c->stopping || !c->reloader)
         return;
     if (failed && !c->o->restore) {
         mp_pool_model_status(failed, &s);
@@ -433,6 +434,7 @@ static void stop(struct control *c)
     for (size_t i = 0; i < MP_COUNT(handles); i++)
         uv_close(handles[i], NULL);
     mp_evloop_free(c->loop);
+    mp_policies_free(c->policies);
     mp_reloader_free(c->reloader);
     mp_generation_free(c->first);
     mp_pool_free(c->shared.pool);
@@ -457,6 +459,7 @@ int mp_control_run(const struct mp_control_options *options)
         return EXIT_FAILED;
     }
     c->loop = mp_evloop_new();
+    c->policies = mp_policies_new();
     c->shared.control = c->loop;
     c->shared.pool = mp_pool_new();
     c->policies = mp_policies_new();

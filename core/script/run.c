@@ -640,17 +640,21 @@ void mp_exchange_expired(struct mp_exchange *x, const struct mp_err *err)
 
 void mp_script_worker_cancel(struct mp_script_worker *w, struct mp_generation *g, enum mp_cancel reason)
 {
+    const char *why = g ? "the configuration was replaced while this ran, and an old one's time is bounded"
+                        : "the server is stopping";
     for (struct mp_run *run = w->runs, *next; run; run = next) {
         struct mp_err err = {0};
         next = run->next;
         if (g && run->generation != g)
             continue;
         if (run->background) {
-            background_failed(run, MP_JOB_CANCELLED, MP_ECANCELLED, "cancelled: the server is stopping", NULL);
+            char text[120];
+            snprintf(text, sizeof text, "cancelled: %s", why);
+            background_failed(run, MP_JOB_CANCELLED, MP_ECANCELLED, text, NULL);
             complete(run, reason);
             continue;
         }
-        mp_err_set(&err, MP_EUNAVAILABLE, "the server is stopping");
+        mp_err_set(&err, MP_EUNAVAILABLE, "%s", why);
         err.retry_after = 1;
         break_off(run, &err, reason);
     }
