@@ -34,7 +34,6 @@ struct control {
     struct mp_generation *first; /* until the reloader has it */
     struct mp_reloader *reloader;
     struct mp_watcher *watcher; /* --watch */
-    struct mp_policies *policies;
     struct mp_admin *admin;
     int admin_fd;
     struct mp_worker workers[MP_CTL_MAX_FDS];
@@ -434,7 +433,6 @@ static void stop(struct control *c)
     for (size_t i = 0; i < MP_COUNT(handles); i++)
         uv_close(handles[i], NULL);
     mp_evloop_free(c->loop);
-    mp_policies_free(c->policies);
     mp_reloader_free(c->reloader);
     mp_generation_free(c->first);
     mp_pool_free(c->shared.pool);
@@ -462,7 +460,6 @@ int mp_control_run(const struct mp_control_options *options)
     c->policies = mp_policies_new();
     c->shared.control = c->loop;
     c->shared.pool = mp_pool_new();
-    c->policies = mp_policies_new();
     c->shared.models = mp_models_new(c->loop, c->shared.pool, &models_events, c);
     mp_net_limits_init(&c->shared.limits);
     watch(c, &c->signals, c->signal_fd, on_signal);
