@@ -29,6 +29,8 @@ enum { KEPT_IDLE = 2, TICK_MS = 1000, MAX_ENGINES = MP_POOL_MAX_PROVIDERS };
 #define DRAIN_SECONDS 600.0                 /* an old generation's requests may run on for so long */
 #define DRAIN_BYTES   (UINT64_C(256) << 20) /* and all old ones' VMs may hold so much */
 
+static const char STOPPING[] = "the server is stopping";
+
 struct entry { /* a generation: serving, draining, kept, or on disk only */
     struct mp_snapshot info;
     struct mp_generation *g; /* NULL: on disk only */
@@ -378,6 +380,10 @@ static void commit(void *arg)
     struct entry *e;
     if (r->closed)
         return;
+    if (j->problems.n == 0 && atomic_load(&r->o.gateway->draining)) {
+        mp_problems_add(&j->problems, NULL, NULL, 0, 0, 0, NULL, "%s", STOPPING);
+        mp_snapshot_set_active(r->o.state, mp_generation_number(j->active), NULL);
+    }
     if (j->problems.n) {
         const struct mp_sockets_options so = {.ctl_fd = r->o.ctl_fd, .workers = r->o.n_workers};
         mp_sockets_drop(&j->sockets, &so, r->o.sockets);
@@ -696,7 +702,9 @@ static void start_next(void *arg)
     r->queue = j->next;
     r->now = j;
     j->active = r->active;
-    if (j->what == MP_RELOAD_ROLLBACK)
+    if (atomic_load(&r->o.gateway->draining))
+        refuse(j, STOPPING);
+    else if (j->what == MP_RELOAD_ROLLBACK)
         begin_rollback(j);
     else
         mp_builder_do(r->builder, work_build, on_built, j);

@@ -244,6 +244,26 @@ void mp_worker_expire(struct mp_worker *w, struct mp_generation *g)
     tell(w, on_expire, g);
 }
 
+struct script_task {
+    struct mp_worker *worker;
+    void (*fn)(struct mp_script_worker *script, void *arg);
+    void *arg;
+};
+
+static void on_script(void *arg)
+{
+    struct script_task *t = arg;
+    t->fn(t->worker->script, t->arg);
+    mp_free(t);
+}
+
+void mp_worker_script(struct mp_worker *w, void (*fn)(struct mp_script_worker *script, void *arg), void *arg)
+{
+    struct script_task *t = mp_malloc(sizeof *t);
+    *t = (struct script_task){w, fn, arg};
+    mp_evloop_post(w->loop, on_script, t);
+}
+
 static void on_gone(void *arg)
 {
     struct mp_worker *w = arg;

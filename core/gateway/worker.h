@@ -69,6 +69,8 @@ struct mp_worker_swap { /* the caller's until done was called */
 void mp_worker_swap(struct mp_worker *w, struct mp_worker_swap *s);
 /* Ends what still runs in an old generation: an open stream ends with an error event, others get 503. */
 void mp_worker_expire(struct mp_worker *w, struct mp_generation *g);
+/* Runs fn(its script worker, arg) on the worker's thread, in order with what else it is told. */
+void mp_worker_script(struct mp_worker *w, void (*fn)(struct mp_script_worker *script, void *arg), void *arg);
 /* Stops accepting; running requests go on. gone is posted once, on the worker's thread, when none is left. */
 void mp_worker_drain(struct mp_worker *w, void (*gone)(void *user), void *user);
 void mp_worker_cancel(struct mp_worker *w); /* running handlers end: 503, or an error event in an open stream */

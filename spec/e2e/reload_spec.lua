@@ -183,6 +183,29 @@ describe("a reload", function()
     assert.equal(2, version(s))
   end)
 
+  it("waits, when told so early, until the server is ready", function()
+    local s = boot { ready = false, models = { smol = "min_replicas = 1" }, fake = { load_ms = 300 } }
+    s:until_role "gateway"
+    s:signal(1)
+    s:until_ready()
+    s:until_line "reload %(SIGHUP%): nothing changed, generation 1 serves on"
+  end)
+
+  it("is refused while the server stops", function()
+    local s = boot { allow = { "refused, generation 1" }, fake = { delay_ms = 20 } }
+    local c, r = s:story { content = "Hello", max_tokens = 50 }
+    server.write_file(s.conf_path, configuration { v = 2 })
+    s:signal(15)
+    s:until_line "stopping: no new requests"
+    local answer = cli.run(s, "reload")
+    assert.equal(1, answer.code)
+    assert.matches("the server is stopping", answer.err)
+    local _, last = finish(r)
+    assert.is_true(last.done)
+    c:close()
+    assert.equal("1\n", server.read_file(s.dir .. "/state/active"))
+  end)
+
   it("changes limits in place, without loading the model again", function()
     local s = boot { models = { smol = "min_replicas = 1, max_concurrency = 1" }, fake = { delay_ms = 20 } }
     local c, r = s:story { content = "Hello", max_tokens = 200 }
