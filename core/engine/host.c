@@ -7,6 +7,7 @@
 #include "core/base/mem.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@ enum {
     N_FRONT = 2,
     TICK_MS = 200, /* retries and deadlines of waiting requests */
     LAST_MS = 200, /* what peers get to take the last words at a stop */
+    MMAP_THRESHOLD = 1 << 20,
     FIXED_FDS = 4, /* listener, letters, signals, parent */
 };
 
@@ -189,6 +191,8 @@ static int start(struct mp_host *h, const struct mp_engine_conf *conf, struct mp
     h->ops = mp_device_find(conf->group);
     if (!h->ops)
         return mp_err_set(err, MP_ENOENT, "no device group is called '%s'", conf->group);
+    /* Large pieces are mapped and unmapped, always: by default the C library keeps such memory once it was freed. */
+    (void)mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD);
     /* Blocked before any thread starts: they inherit it, and only the descriptor below sees the signal. */
     sigemptyset(&set);
     sigaddset(&set, conf->parent_fd >= 0 ? MP_ENGINE_STOP_SIGNAL : SIGTERM);

@@ -66,6 +66,7 @@ struct mp_served {
     bool opening, reopen; /* OPEN is under way; the source must be opened again before it is used */
     bool pinned;          /* brought back: loaded from the file that is open, whatever lies at its path now */
     bool load_next;       /* load it once it is open, or once the device has let go of what was before it */
+    bool behind;          /* draining: an earlier version is, and this one waits for it to leave the device */
     bool giving_up;       /* draining: out of a load */
     atomic_bool stop;     /* the loader reads it: give up */
     uint32_t letters;     /* under way that come back */

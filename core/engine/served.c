@@ -45,7 +45,7 @@ uint64_t mp_served_retry_ns(const struct mp_served *m)
 
 bool mp_served_on_device(const struct mp_served *m)
 {
-    return m->state == MP_MODEL_LOADING || m->state == MP_MODEL_WARM || m->state == MP_MODEL_DRAINING;
+    return m->state == MP_MODEL_LOADING || m->state == MP_MODEL_WARM || (m->state == MP_MODEL_DRAINING && !m->behind);
 }
 
 /* What earlier versions still have on the device is the name's, too. */
@@ -265,7 +265,8 @@ static bool anyone_waits(const struct mp_served *m)
 
 void mp_served_go_on(struct mp_host *h, struct mp_served *m)
 {
-    if (mp_version_waits(h, m)) {
+    m->behind = mp_version_waits(h, m);
+    if (m->behind) {
         if (m->state != MP_MODEL_DRAINING)
             enter(h, m, MP_MODEL_DRAINING);
     } else if (m->load_next || anyone_waits(m)) {
@@ -309,6 +310,8 @@ static void gone(struct mp_host *h, struct mp_served *m)
         mp_version_off(h, m);
         return;
     }
+    if (!m->load_next && !anyone_waits(m))
+        m->old = NULL; /* nothing is being replaced any more */
     enter(h, m, MP_MODEL_COLD);
     mp_served_go_on(h, m);
 }

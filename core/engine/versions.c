@@ -105,7 +105,6 @@ static void replace(struct mp_host *h, struct mp_served *next)
     next->loads = m->loads;
     next->load_ns = m->load_ns;
     next->load_next = wanted;
-    next->state = MP_MODEL_COLD;
     /* Who comes back if it fails: the last one that worked, or was about to. */
     next->old = wanted ? m->old ? m->old : m : NULL;
     m->old = NULL;
@@ -191,8 +190,7 @@ bool mp_version_failed(struct mp_host *h, struct mp_served *m, const struct mp_e
 void mp_version_off(struct mp_host *h, struct mp_served *m)
 {
     for (struct mp_served *o = h->models; o; o = o->link)
-        if (!o->retired && o->state == MP_MODEL_DRAINING && !o->giving_up && o->letters == 0 &&
-            strcmp(o->name, m->name) == 0) {
+        if (!o->retired && o->behind && strcmp(o->name, m->name) == 0) {
             mp_served_go_on(h, o);
             return;
         }
@@ -259,7 +257,7 @@ void mp_version_declare(struct mp_host *h, struct mp_line *c, const struct mp_ms
         made = new_version(h, q->name, &d);
         add_asker(made, c, msg->id);
     }
-    if (made && m && mp_served_on_device(m)) {
+    if (made && m && (mp_served_on_device(m) || m->behind)) {
         drop_next(h, m);
         m->cause[0] = 0;
         m->next = made;
