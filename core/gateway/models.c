@@ -314,17 +314,20 @@ void mp_engine_waiting(struct mp_engine *e, int32_t change)
 
 /* ---- what comes from an engine ---- */
 
-static void check_declared(struct mp_engine *e)
+/* Every declaration that was sent before is read when this is answered; files may still be looked at then. */
+static void send_sync(struct mp_engine *e)
 {
-    struct mp_models *ms = e->models;
-    uint32_t pid = mp_link_engine(e->link);
-    for (uint32_t i = 0; i < ms->n_rows; i++)
-        if (ms->rows[i].engine == e && !ms->rows[i].forgotten && !ms->rows[i].told)
-            return;
-    if (pid == 0 || mp_engine_declared(e) == pid)
+    struct mp_msg m = {.type = MP_MSG_MODELS, .id = ASK_ID(ASK_SYNC, 0)};
+    atomic_store_explicit(&e->declared, 0, memory_order_release);
+    e->unsynced += mp_link_send(e->link, &m, NULL) == 0;
+}
+
+static void on_synced(struct mp_engine *e)
+{
+    if (e->unsynced == 0 || --e->unsynced > 0)
         return;
-    atomic_store_explicit(&e->declared, pid, memory_order_release);
-    ms->events->declared(ms->user, e);
+    atomic_store_explicit(&e->declared, mp_link_engine(e->link), memory_order_release);
+    e->models->events->declared(e->models->user, e);
 }
 
 /* Does a state tell the keeper something new? Not what was said before the engine knew the model, or before it had its last order;
@@ -340,7 +343,7 @@ static bool is_news(struct row *r, uint64_t id, const struct mp_msg_model_state 
     }
     if ((ask == ASK_LOAD || ask == ASK_UNLOAD) && own && r->unanswered > 0)
         r->unanswered--;
-    if (r->unanswered > 0 || ask == ASK_COUNTS)
+    if (r->unanswered > 0 || ask == ASK_COUNTS || ask == ASK_SYNC)
         return false;
     if (!r->load)
         return true;
@@ -422,8 +425,9 @@ static void on_up(void *user)
         if (r->engine == e && !r->forgotten)
             send_declare(r);
     }
+    e->unsynced = 0;
+    send_sync(e);
     mp_checks_send(ms, e);
-    check_declared(e);
 }
 
 static void on_message(void *user, const struct mp_msg *m)
@@ -434,10 +438,12 @@ static void on_message(void *user, const struct mp_msg *m)
     case MP_MSG_DEVICE_STATE: on_device(e, &m->u.device_state); break;
     case MP_MSG_ERROR: on_refused(e, m->id, &m->u.error); break;
     case MP_MSG_MODELS_END:
+        if (ID_ASK(m->id) == ASK_SYNC)
+            on_synced(e);
+        break;
     case MP_MSG_PONG: break;
     default: mp_warn("engine %s sent '%s' to the control thread", e->group, mp_msg_name(m->type));
     }
-    check_declared(e);
 }
 
 /* Nothing is loaded any more. One that said BYE had nothing loaded: a load that was on its way is asked for again at the next. */
@@ -647,6 +653,14 @@ static void declare_model(struct mp_models *ms, struct mp_pool_model *m, const s
         send_declare(r);
 }
 
+static bool untold(const struct mp_models *ms, const struct mp_engine *e)
+{
+    for (uint32_t i = 0; i < ms->n_rows; i++)
+        if (ms->rows[i].engine == e && !ms->rows[i].forgotten && !ms->rows[i].told)
+            return true;
+    return false;
+}
+
 int mp_models_declare(struct mp_models *ms, const struct mp_config *config, struct mp_err *err)
 {
     for (uint32_t i = 0; i < config->n_models; i++) {
@@ -668,6 +682,9 @@ int mp_models_declare(struct mp_models *ms, const struct mp_config *config, stru
             return rc;
         declare_model(ms, m, &config->models[i]);
     }
+    for (uint32_t i = 0; i < ms->n_engines; i++)
+        if (mp_link_up(ms->engines[i]->link) && untold(ms, ms->engines[i]))
+            send_sync(ms->engines[i]); /* workers send calls for a new model once this is answered, not before */
     for (uint32_t i = 0; i < ms->n_rows; i++)
         if (!ms->rows[i].declared && !ms->rows[i].forgotten)
             mp_keeper_remove(ms->keeper, ms->rows[i].model);
@@ -728,6 +745,6 @@ uint32_t mp_engine_declared(const struct mp_engine *e)
 void mp_engine_status(const struct mp_engine *e, struct mp_engine_status *out)
 {
     *out = e->said;
-    out->pid = mp_engine_declared(e);
+    out->pid = e->link ? mp_link_engine(e->link) : 0;
     out->wanted = wanted(e->models, e);
 }

@@ -17,7 +17,7 @@ struct mp_models;
 struct mp_engine; /* one engine process, through all its restarts; lives as long as mp_models */
 
 struct mp_models_events {
-    void (*declared)(void *user, struct mp_engine *e);    /* it knows its models (again): workers may send */
+    void (*declared)(void *user, struct mp_engine *e);    /* it heard of all its models (again): workers may send */
     void (*changed)(void *user, struct mp_pool_model *m); /* its state, or how far it is loaded */
 };
 
@@ -66,8 +66,8 @@ void mp_engine_status(const struct mp_engine *e, struct mp_engine_status *out);
 const char *mp_engine_path(const struct mp_engine *e);  /* any thread */
 const char *mp_engine_group(const struct mp_engine *e); /* any thread */
 uint32_t mp_engine_slot(const struct mp_engine *e);     /* its provider's slot in the pool; any thread */
-uint32_t
-mp_engine_declared(const struct mp_engine *e); /* process id of the engine that knows its models; 0; any thread */
+uint32_t mp_engine_declared(
+    const struct mp_engine *e); /* process id of the engine, if it heard of all its models; 0; any thread */
 /* Any thread: so many more (or fewer) of a worker's calls wait for the engine to prepare them: it is wanted while any do. */
 void mp_engine_waiting(struct mp_engine *e, int32_t change);
 

@@ -9,7 +9,7 @@
 #include <uv.h>
 
 /* Request ids on the control thread's link: what was asked, and of which row or item. */
-enum ask { ASK_DECLARE = 1, ASK_LOAD, ASK_UNLOAD, ASK_FORGET, ASK_CHECK, ASK_LIMIT, ASK_COUNTS };
+enum ask { ASK_DECLARE = 1, ASK_LOAD, ASK_UNLOAD, ASK_FORGET, ASK_CHECK, ASK_LIMIT, ASK_COUNTS, ASK_SYNC };
 #define ASK_ID(ask, n) ((uint64_t)(ask) << 48 | (uint64_t)(n))
 #define ID_ASK(id)     ((enum ask)((id) >> 48))
 #define ID_N(id)       ((id)&UINT64_C(0xffffffffffff))
@@ -42,7 +42,8 @@ struct mp_engine {
     _Atomic uint32_t declared; /* control writes; workers read */
     _Atomic int32_t waiting;   /* calls that wait to be prepared: workers write, control reads */
     struct mp_link *link;
-    bool limited; /* `limit` counts: a configuration was declared */
+    uint32_t unsynced; /* ASK_SYNCs on their way: it may not have read all declarations yet */
+    bool limited;      /* `limit` counts: a configuration was declared */
     uint64_t limit;
     struct mp_engine_status said;
 };

@@ -96,6 +96,8 @@ function Engine:turn()
       if said.name then
         if self.answer[said.name] then
           self.answer[said.name](self, said)
+        elseif said.name == "MODELS" then
+          self:send(wire, "MODELS_END", said.id)
         end
         if said.name ~= "MODELS" then
           table.insert(self.said, said)

@@ -81,7 +81,9 @@ describe("calls at an engine", function()
         elseif name == "MODEL_LOAD" then
           send(wire, state(m.id, "WARM"))
         end
-        if name ~= "MODELS" then
+        if name == "MODELS" then
+          send(wire, message("MODELS_END", m.id))
+        else
           said[#said + 1] = { name = name, wire = wire, id = m.id, payload = name == "PREPARE" and ffi.string(m.u.prepare.payload.p, m.u.prepare.payload.n),
             bytes = name == "WINDOW" and m.u.window.bytes, max_tokens = name == "START" and m.u.start.max_tokens }
         end
