@@ -62,7 +62,14 @@ describe("a model that nobody uses", function()
 
   for _, case in ipairs { { on = "the CPU", fake = false }, { on = "the scripted device", fake = { delay_ms = 1, load_ms = 300 } } } do
     it(("is loaded once by 30 requests at once, and by 100, stays warm, and gives all memory back, on %s"):format(case.on), function()
-      local s = boot { model = { scaledown_window = 2, queue = { max = 128, timeout = 60 } }, fake = case.fake }
+      local model, dir = { scaledown_window = 2, queue = { max = 128, timeout = 60 } }, nil
+      if not case.fake and server.slow > 1 then -- a sanitizer's arithmetic takes minutes for the real one
+        dir = server.folder { conf = "" }
+        model.source = dir .. "/conf/tiny.gguf"
+        tiny.write(model.source)
+        server.configure(dir, { model = model })
+      end
+      local s = boot { model = model, fake = case.fake, dir = dir }
       local role = case.fake and "engine fake" or "engine cpu"
       s:until_no(role)
       local before = s:pss()
@@ -74,7 +81,7 @@ describe("a model that nobody uses", function()
         assert.same({ 200, "warm" }, { r.status, r.headers["x-moonpool-start"] })
         s:until_line(("draining %-> cold.*"):rep(round))
         s:until_no(role)
-        if not os.getenv "MOONPOOL_SANITIZE" then -- those keep what was freed
+        if server.slow == 1 then -- sanitizers keep what was freed
           local grown = s:pss() - before
           assert(grown <= 4 * MIB, ("%.1f MiB more than before the first request"):format(grown / MIB))
         end
