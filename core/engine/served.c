@@ -187,25 +187,32 @@ void mp_served_replan(struct mp_host *h, struct mp_served *m)
     }
 }
 
+/* Loading begins with opening the file, where that was not done or the file is another now. */
 static void load(struct mp_host *h, struct mp_served *m)
 {
+    bool first = m->state != MP_MODEL_LOADING;
+    if (first) {
+        m->load_began = mp_clock_mono_ns();
+        m->done = m->total = 0;
+        m->err = (struct mp_err){0};
+        atomic_store(&m->stop, false);
+    }
     if (!m->source || m->reopen || (!m->pinned && !mp_source_current(m->source))) {
         m->load_next = true;
         if (!m->opening)
             mp_served_open(h, m);
-        return;
+    } else {
+        struct mp_mail *l = letter(m, MP_MAIL_BEGIN);
+        l->source = mp_source_ref(m->source);
+        l->load = load_conf(m);
+        m->load_next = false;
+        m->reserved = m->need;
+        mp_runner_put(h->runner, l);
     }
-    struct mp_mail *l = letter(m, MP_MAIL_BEGIN);
-    l->source = mp_source_ref(m->source);
-    l->load = load_conf(m);
-    m->load_next = false;
-    m->load_began = mp_clock_mono_ns();
-    m->done = m->total = 0;
-    m->reserved = m->need;
-    m->err = (struct mp_err){0};
-    atomic_store(&m->stop, false);
-    mp_runner_put(h->runner, l);
-    enter(h, m, MP_MODEL_LOADING);
+    if (first)
+        enter(h, m, MP_MODEL_LOADING);
+    else
+        mp_served_tell(h, m);
 }
 
 void mp_served_let_go(struct mp_host *h, struct mp_served *m)
@@ -246,10 +253,7 @@ int mp_served_want_warm(struct mp_host *h, struct mp_served *m, struct mp_err *e
     if (rc < 0 || (m->state != MP_MODEL_COLD && m->state != MP_MODEL_FAILED && m->state != MP_MODEL_DECLARED))
         return rc;
     m->load_next = true;
-    if (m->state != MP_MODEL_DECLARED) /* else it is being opened */
-        mp_served_go_on(h, m);
-    if (m->state == MP_MODEL_FAILED) /* and so it is now */
-        enter(h, m, MP_MODEL_DECLARED);
+    mp_served_go_on(h, m);
     return 0;
 }
 
@@ -278,27 +282,6 @@ void mp_served_go_on(struct mp_host *h, struct mp_served *m)
     }
 }
 
-static void opened(struct mp_host *h, struct mp_served *m, struct mp_mail *l)
-{
-    m->opening = false;
-    if (mp_version_opened(h, m, l))
-        return;
-    if (l->err.code < 0) {
-        failed(h, m, &l->err);
-        return;
-    }
-    mp_source_free(m->source);
-    m->source = mp_move(&l->source);
-    m->need = l->need;
-    m->reopen = false;
-    m->err = (struct mp_err){0};
-    if (m->state == MP_MODEL_DECLARED || m->state == MP_MODEL_FAILED)
-        enter(h, m, MP_MODEL_COLD);
-    mp_version_answer(h, m, m);
-    mp_ask_model_opened(h, m);
-    mp_served_go_on(h, m);
-}
-
 /* Nothing of it is on the device any more. */
 static void gone(struct mp_host *h, struct mp_served *m)
 {
@@ -314,6 +297,31 @@ static void gone(struct mp_host *h, struct mp_served *m)
         m->old = NULL; /* nothing is being replaced any more */
     enter(h, m, MP_MODEL_COLD);
     mp_served_go_on(h, m);
+}
+
+static void opened(struct mp_host *h, struct mp_served *m, struct mp_mail *l)
+{
+    m->opening = false;
+    if (mp_version_opened(h, m, l))
+        return;
+    if (l->err.code < 0) {
+        m->giving_up = false; /* the load that it was for is over either way */
+        failed(h, m, &l->err);
+        return;
+    }
+    mp_source_free(m->source);
+    m->source = mp_move(&l->source);
+    m->need = l->need;
+    m->reopen = false;
+    m->err = (struct mp_err){0};
+    if (m->state == MP_MODEL_DECLARED || m->state == MP_MODEL_FAILED)
+        enter(h, m, MP_MODEL_COLD);
+    mp_version_answer(h, m, m);
+    mp_ask_model_opened(h, m);
+    if (m->giving_up)
+        gone(h, m);
+    else
+        mp_served_go_on(h, m);
 }
 
 /* Frees what a load that ends has, on the device's thread. */

@@ -106,7 +106,7 @@ static void replace(struct mp_host *h, struct mp_served *next)
     next->load_ns = m->load_ns;
     next->load_next = wanted;
     /* Who comes back if it fails: the last one that worked, or was about to. */
-    next->old = wanted ? m->old ? m->old : m : NULL;
+    next->old = !wanted ? NULL : m->old ? m->old : m->source && !m->reopen ? m : NULL;
     m->old = NULL;
     mp_info("model '%s' is replaced", next->name);
     mp_ask_move(h, m, next);
@@ -141,7 +141,7 @@ static void checked(struct mp_host *h, struct mp_served *m, const struct mp_err 
 
 bool mp_version_opened(struct mp_host *h, struct mp_served *m, struct mp_mail *l)
 {
-    if (!m->retired)
+    if (!m->retired || m->giving_up)
         return false;
     if (l->err.code == 0 && h->limit > 0 && l->need > h->limit)
         l->err.code = mp_room_refuse(l->need, 0, h->limit, &l->err);

@@ -52,7 +52,8 @@ struct mp_span mp_span_of(const char *s); /* of a NUL-terminated string; NULL gi
 
 enum mp_peer { MP_PEER_GATEWAY, MP_PEER_ENGINE, MP_PEER_TOOL, MP_N_PEERS };
 
-/* state, name (users see it). DECLARED: known, its file not looked at yet. */
+/* state, name (users see it). DECLARED: known, its file not looked at yet. LOADING: from the moment it was asked for, so that a load goes
+ * through loading to warm, failed or (given up) draining and cold, and through no other. */
 #define MP_MODEL_STATES(X)  \
     X(DECLARED, "declared") \
     X(COLD, "cold")         \

@@ -77,11 +77,20 @@ describe("an engine's memory", function()
     assert.equal("unavailable", r.code)
     assert.matches("^model 'n' cannot be loaded: it needs 3%d%d KiB, 1%d%d KiB of the device's 5%d%d KiB are free$", r.message)
     local failed = c:until_state("n", "failed")
+    local states = {}
+    for _, s in ipairs(c.history) do
+      states[#states + 1] = s.name == "n" and s.state ~= states[#states] and s.state or nil
+    end
+    assert.same({ "cold", "loading", "failed" }, states)
     assert.same({ -2, 0 }, { failed.error, failed.reserved })
     assert.is_true(failed.retry_ns > 0 and failed.retry_ns <= 1e9)
     c:ask("model_unload", "m")
     c:until_state("m", "cold")
+    c.history = {}
     assert.equal(1, warm(c, "n").loads)
+    for _, s in ipairs(c.history) do -- although its file is opened again first
+      assert.is_true(s.state == "loading" or s.state == "warm")
+    end
   end)
 
   it("holds KV beyond one context within the limit; sequences wait in line", function()
@@ -496,6 +505,8 @@ describe("a new version of a loaded model", function()
     end
     tiny.write(e:file "a.gguf")
     tiny.write(e:file "b.gguf", { endless = true })
+    e:file "a.gguf.new"
+    e:file "b.gguf.new"
     local files = { path:gsub("tiny", "a"), (path:gsub("tiny", "b")) }
     for i, file in ipairs(files) do
       c:declare("alone" .. i, { source = file })
@@ -520,6 +531,9 @@ describe("a new version of a loaded model", function()
         c:send("model_load", 1000002, { name = "m" })
       elseif what <= 65 and next(asked) then
         c:send("cancel", (next(asked)))
+      elseif what <= 67 then -- the same again, but another file: it is opened anew before it is loaded
+        local i = math.random(2)
+        rename_over(e, files[i], { endless = i == 2 })
       end
       if math.random() < 0.5 then
         take()
@@ -536,6 +550,13 @@ describe("a new version of a loaded model", function()
       take()
       return not next(asked)
     end)
+    local before
+    for _, s in ipairs(c.history) do -- no other way to warm or failed than through loading
+      if s.name == "m" and s.state ~= before then
+        assert.is_true(s.state ~= "warm" or before == "loading", ("seed %d: %s after %s"):format(seed, s.state, before))
+        before = s.state
+      end
+    end
     print(("seed %d: %d requests ended, %d on one version, %d on the other"):format(seed, ended, context[ONE] or 0, context[OTHER] or 0))
     c:ask("model_unload", "m")
     until_state(c, "m", "nothing is loaded", function(s)
