@@ -652,7 +652,7 @@ describe("300 reloads under load", function()
       close(st)
     end
     assert.equal(N, done)
-    assert.is_true(ended > 20)
+    assert.is_true(ended >= 20)
     assert.equal(pid, s:pids().gateway)
     local state = s:request({ path = "/models" }):json().smol
     assert.equal(1, state.loads)
