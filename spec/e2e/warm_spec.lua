@@ -223,7 +223,10 @@ describe("a load that fails", function()
     local failures = s:count "%-> failed"
     return server.until_true("it is not tried again", function()
       local r = s:chat(o)
-      return (r.status ~= 503 or s:count "%-> failed" > failures) and r
+      if r.status ~= 503 then
+        return r
+      end
+      return s:count "%-> failed" > failures and s:chat(o) -- once more: the first may have been answered just before the failure
     end, seconds(20))
   end
 
