@@ -637,6 +637,14 @@ static bool same(const struct mp_generation *a, const struct mp_generation *b)
     return equal;
 }
 
+static bool same_listen(const struct mp_config *a, const struct mp_config *b)
+{
+    bool same = a->server.n_listen == b->server.n_listen;
+    for (uint32_t i = 0; same && i < a->server.n_listen; i++)
+        same = strcmp(a->server.listen[i].text, b->server.listen[i].text) == 0;
+    return same;
+}
+
 static void work_build(void *arg) /* on the builder thread */
 {
     struct job *j = arg;
@@ -658,6 +666,10 @@ static void work_build(void *arg) /* on the builder thread */
     j->has_sockets = mp_sockets_get(&j->sockets, &so, mp_generation_config(j->g), r->o.sockets, &j->problems) == 0;
     get_engines(j);
     mp_changes_print(j->active, j->g, &j->text);
+    if (r->o.n_listen && !same_listen(mp_generation_config(j->active), mp_generation_config(j->g)))
+        mp_buf_puts(&j->text, "listen: --listen was given, and counts instead\n");
+    if (j->text.len == 0) /* of a rollback to one of the same files */
+        mp_buf_printf(&j->text, "nothing differs from generation %ju\n", (uintmax_t)mp_generation_number(j->active));
 }
 
 /* ---- what is asked ---- */

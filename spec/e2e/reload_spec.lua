@@ -281,6 +281,43 @@ describe("a reload", function()
     assert.equal(4, http.request("http://127.0.0.1:" .. other, { path = "/v" }):json().v)
   end)
 
+  it("does not move a server that was told where to listen", function()
+    local s = boot { args = { "--listen", "127.0.0.1:0" } }
+    local out = reloaded(s, { listen = '"127.0.0.1:1"', v = 2 })
+    assert.matches("listen: %-%-listen was given, and counts instead\n", out)
+    assert.equal(2, version(s))
+  end)
+
+  it("brings the first model, and with it a device's engine", function()
+    local s = boot { models = {} }
+    assert.is_nil(s:pids()["engine fake"])
+    reloaded(s, { models = { smol = "" } })
+    for _ = 1, 4 do -- whichever worker
+      assert.equal(200, s:request({ path = "/chat", json = { content = "x", max_tokens = 2 } }).status)
+    end
+    assert.equal(1, s:model("smol").loads)
+  end)
+
+  it("comes behind the one that is under way, however many ask at once", function()
+    local s, running = boot { allow = { "rollback %(asked%) refused" } }, {} -- where none is before
+    for v = 2, 9 do
+      server.write_file(s.conf_path .. ".new", configuration { v = v })
+      os.rename(s.conf_path .. ".new", s.conf_path)
+      running[v] = cli.start(s, v % 2 == 0 and "reload" or "rollback")
+    end
+    for v = 2, 9 do
+      running[v]:wait()
+    end
+    reload(s)
+    assert.equal(9, version(s))
+    local list, active = cli.run(s, "generations", "--json"):json().generations, 0
+    for _, g in ipairs(list) do
+      active = active + (g.active and 1 or 0)
+      assert.is_false(g.draining)
+    end
+    assert.equal(1, active)
+  end)
+
   it("loads a model first that is to be preloaded", function()
     local s = boot { fake = { delay_ms = 10, load_ms = 300 } }
     reloaded(s, { models = { smol = "", other = "preload = true" }, v = 2 })
