@@ -14,7 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BACKLOG = 64, STEP_TIMEOUT_S = 60 };
+/* A large model's first step on a slow, busy processor takes a minute, too: a false alarm costs more than a late one. */
+enum { BACKLOG = 64, STEP_TIMEOUT_S = 300 };
 
 static bool whole(const char *s, long most, long *out)
 {
