@@ -1,8 +1,8 @@
 -- Zero overnight: warm in working hours by the clock of one place, changes of the clocks included; at other times loaded when asked for.
 --   moonpool serve examples/overnight.lua
 --   moonpool models                       # the settings in force; `moonpool decisions` says what changed, and why
--- Per key the latest word counts: a schedule from its last tick on, or what `moonpool models scale smollm2 min_replicas=2` asked for after it;
--- what stands in the table itself only until the first tick that sets the same key.
+-- Per key the latest word counts: a schedule from its last tick on, or what `moonpool models scale smollm2 min_replicas=1` asked for
+-- after it; what stands in the table itself only until the first tick that sets the same key.
 local mp = require "moonpool"
 
 local smol = mp.model "smollm2" {
