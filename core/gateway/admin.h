@@ -20,7 +20,7 @@
 #include "core/gateway/worker.h"
 
 struct mp_admin;
-struct mp_jobs;
+struct mp_timetable;
 
 struct mp_admin_options {             /* all borrowed, and good until mp_admin_free */
     int fd;                           /* the listening socket, non-blocking */
@@ -28,7 +28,7 @@ struct mp_admin_options {             /* all borrowed, and good until mp_admin_f
     const char *state;                /* the state directory */
     const struct mp_gateway *gateway; /* its control loop, pool, models, draining */
     struct mp_reloader *reloader;
-    struct mp_jobs *jobs;               /* or NULL */
+    struct mp_timetable *jobs;               /* or NULL */
     const struct mp_address *addresses; /* what is listened on now: control's own array */
     const uint32_t *n_addresses;        /* may change from turn to turn */
     uint32_t n_workers;

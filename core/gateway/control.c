@@ -10,6 +10,7 @@
 #include "core/gateway/reload.h"
 #include "core/gateway/snapshot.h"
 #include "core/gateway/sockets.h"
+#include "core/gateway/timetable.h"
 #include "core/gateway/watch.h"
 #include "core/gateway/worker.h"
 
@@ -35,6 +36,7 @@ struct control {
     struct mp_reloader *reloader;
     struct mp_watcher *watcher; /* --watch */
     struct mp_admin *admin;
+    struct mp_timetable *jobs; /* NULL until the workers run */
     int admin_fd;
     struct mp_worker workers[MP_CTL_MAX_FDS];
     uint32_t n_workers;
@@ -117,7 +119,10 @@ static int use(void *user, struct mp_generation *g, struct mp_err *err)
 {
     struct control *c = user;
     mp_models_policies(c->shared.models, c->policies, g);
-    return mp_models_declare(c->shared.models, mp_generation_config(g), err);
+    int rc = mp_models_declare(c->shared.models, mp_generation_config(g), err);
+    if (rc == 0 && c->jobs)
+        mp_timetable_use(c->jobs, g);
+    return rc;
 }
 
 static void note_addresses(struct control *c)
@@ -194,6 +199,8 @@ static void on_signal(uv_poll_t *h, int status, int events)
         }
         mp_info("stopping: no new requests, running ones get %g s", c->o->drain);
         c->stopping = true;
+        if (c->jobs)
+            mp_timetable_stop(c->jobs);
         atomic_store(&c->shared.draining, true);
         uv_timer_start(&c->timer, on_grace_over, (uint64_t)(c->o->grace * 1000), 0);
     }
@@ -349,6 +356,26 @@ static int block_signals(struct control *c, struct mp_err *err)
     return 0;
 }
 
+static void post_job(void *user, uint32_t worker, void (*fn)(struct mp_script_worker *w, void *arg), void *arg)
+{
+    struct control *c = user;
+    mp_worker_script(&c->workers[worker], fn, arg);
+}
+
+static void unpin_job(void *user, struct mp_generation *g)
+{
+    struct control *c = user;
+    mp_gateway_unpin(&c->shared, g);
+}
+
+/* Behind the workers, which run them. */
+static void start_jobs(struct control *c)
+{
+    const struct mp_timetable_hooks hooks = {c->n_workers, post_job, unpin_job};
+    c->jobs = mp_timetable_new(c->loop, c->o->state, &hooks, c);
+    mp_timetable_use(c->jobs, mp_reload_active(c->reloader));
+}
+
 static void start_reloader(struct control *c)
 {
     const struct mp_reload_options o = {.gateway = &c->shared,
@@ -391,6 +418,7 @@ static int start_admin(struct control *c, struct mp_err *err)
                                        .state = c->o->state,
                                        .gateway = &c->shared,
                                        .reloader = c->reloader,
+                                       .jobs = c->jobs,
                                        .addresses = c->addresses,
                                        .n_addresses = &c->n_addresses,
                                        .n_workers = c->n_workers,
@@ -414,8 +442,10 @@ static int start(struct control *c, struct mp_err *err)
         start_reloader(c);
         rc = start_workers(c, err);
     }
-    if (rc == 0)
+    if (rc == 0) {
+        start_jobs(c);
         rc = start_admin(c, err);
+    }
     return rc;
 }
 
@@ -430,6 +460,7 @@ static void stop(struct control *c)
     mp_sockets_close(&c->sockets);
     mp_models_free(c->shared.models);
     mp_policies_free(c->policies);
+    mp_timetable_free(c->jobs);
     for (size_t i = 0; i < MP_COUNT(handles); i++)
         uv_close(handles[i], NULL);
     mp_evloop_free(c->loop);

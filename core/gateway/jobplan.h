@@ -1,5 +1,5 @@
 /* core/gateway/jobplan.h — when jobs are due: ticks, jitter, what was missed, overlap. Pure: the time is an argument, so that specs run days
- * in a moment. jobs.c asks it on the control thread, starts what it says, and writes down what it remembers.
+ * in a moment. timetable.c asks it on the control thread, starts what it says, and writes down what it remembers.
  *
  * A job's ticks are the moments that its cron says, or its `every` seconds from when this declaration was first seen (or its last tick). Each
  * job remembers, by its name, the last tick that it fired, and fires none up to it again: not after a reload, not after a restart, not when

@@ -3,6 +3,7 @@
 
 #include "core/base/clock.h"
 #include "core/base/json.h"
+#include "core/gateway/timetable.h"
 #include "core/telemetry/decisions.h"
 
 #include <math.h>
@@ -313,6 +314,10 @@ void mp_status_all(const struct mp_status *s, struct mp_buf *out)
     mp_status_devices(s, &part);
     inside(out, &part);
     policies(s, out);
+    if (s->o->jobs) {
+        name(out, "jobs");
+        mp_timetable_list(s->o->jobs, out);
+    }
     name(out, "generations");
     mp_reload_list(s->o->reloader, out);
     name(out, "last_reload");

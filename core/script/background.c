@@ -1,5 +1,5 @@
 /* core/script/background.c — a job's run: a coroutine like a handler's, with the same limits, but nobody is answered: what it returns or raises
- * becomes its result and a line of the log. Begun by core/gateway/jobs.c through mp_run_background. */
+ * becomes its result and a line of the log. Begun by core/gateway/timetable.c through mp_run_background. */
 #include "core/base/log.h"
 #include "core/base/mem.h"
 #include "core/script/run_impl.h"

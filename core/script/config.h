@@ -100,6 +100,7 @@ struct mp_conf_policy {
 
 struct mp_conf_job {
     const char *name, *where;
+    const char *what;      /* cron and zone, or seconds, as text: a declaration that says something else begins anew */
     const char *cron_text; /* or NULL: every */
     struct mp_cron cron;
     struct mp_tz *tz;              /* the config's own; NULL: UTC */
@@ -111,6 +112,11 @@ struct mp_conf_job {
     } overlap;       /* a tick comes while a run is under way: drop it; run once behind; run too */
     bool per_worker; /* else once per node */
     uint32_t index;  /* in mp_config.jobs */
+};
+
+struct mp_conf_shared { /* core/script/shared.h */
+    const char *name, *where;
+    uint64_t bytes;
 };
 
 struct mp_config {
@@ -127,6 +133,8 @@ struct mp_config {
     uint32_t n_policies;
     struct mp_conf_job *jobs;
     uint32_t n_jobs;
+    struct mp_conf_shared *shared;
+    uint32_t n_shared;
     struct mp_arena *arena; /* everything above lives in it */
     struct mp_tz **zones;   /* opened for schedules and jobs; freed with the config */
     uint32_t n_zones;

@@ -19,6 +19,11 @@ static void push_model(lua_State *L, const struct mp_decl_entry *e)
     mp_lua_push_model(L, e->name);
 }
 
+static void push_shared(lua_State *L, const struct mp_decl_entry *e)
+{
+    mp_lua_push_shared(L, e->name);
+}
+
 const struct decl_kind decl_kinds[MP_N_DECL_KINDS] = {
     [MP_DECL_SERVER] = {"server", "server", .schema = &mp_keys_server, .take = decl_take_server},
     [MP_DECL_DEVICE] = {"device", "devices", .named = true, .schema = &mp_keys_device, .take = decl_take_device},
@@ -27,8 +32,9 @@ const struct decl_kind decl_kinds[MP_N_DECL_KINDS] = {
     [MP_DECL_ENDPOINT] = {"endpoint", "endpoints", .schema = &mp_keys_endpoint},
     [MP_DECL_PLUGIN] = {"plugin", "plugins", .named = true, .schema = &mp_keys_plugin},
     [MP_DECL_POLICY] = {"policy", "policies", .named = true, .schema = &mp_keys_policy, .take = decl_take_policy},
-    [MP_DECL_JOB] = {"job", "jobs", .named = true},
-    [MP_DECL_SHARED] = {"shared", "shared", .named = true},
+    [MP_DECL_JOB] = {"job", "jobs", .named = true, .schema = &mp_keys_job, .take = decl_take_job},
+    [MP_DECL_SHARED] = {"shared", "shared", .named = true, .schema = &mp_keys_shared, .take = decl_take_shared,
+                        .push = push_shared},
 };
 
 const char *mp_decl_kind_name(enum mp_decl_kind kind)

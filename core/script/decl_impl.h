@@ -40,6 +40,8 @@ void decl_take_server(struct mp_decl *d, uint32_t entry, lua_State *L); /* decl_
 void decl_take_model(struct mp_decl *d, uint32_t entry, lua_State *L);  /* decl_model.c */
 void decl_take_device(struct mp_decl *d, uint32_t entry, lua_State *L); /* decl_device.c */
 void decl_take_policy(struct mp_decl *d, uint32_t entry, lua_State *L); /* decl_policy.c */
+void decl_take_job(struct mp_decl *d, uint32_t entry, lua_State *L);    /* decl_job.c */
+void decl_take_shared(struct mp_decl *d, uint32_t entry, lua_State *L); /* decl_job.c */
 void decl_choose_policy(struct mp_decl *d, lua_State *L); /* after all were taken: the one that mp.server names */
 
 void decl_check_entry(struct mp_decl *d, uint32_t i, lua_State *L); /* makes entry i's `checked` */

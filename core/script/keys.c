@@ -275,6 +275,37 @@ static const struct mp_field policy_fields[] = {
 };
 const struct mp_schema mp_keys_policy = SCHEMA(policy_fields);
 
+/* ---- mp.job, mp.shared ---- */
+
+const char *const mp_job_overlaps[] = {"skip", "queue", "allow", NULL};
+const char *const mp_job_places[] = {"node", "worker", NULL};
+
+static const struct mp_field job_fields[] = {
+    {"cron", MP_TYPE_STRING, .min = 1, .max = 200, .also = "at when schedule",
+     .doc = "minute, hour, day of month, month, weekday, as in crontab; or @daily and the like"},
+    {"tz", MP_TYPE_STRING, .min = 1, .max = 128, .also = "timezone zone",
+     .doc = "of cron: an IANA time zone, like \"Europe/Berlin\"; default: UTC"},
+    {"every", MP_TYPE_SECONDS, .min = 0.1, .max = 31622400, .also = "interval period", .doc = "instead of cron"},
+    {"jitter", MP_TYPE_SECONDS, .min = 0, .max = 86400, .preset = "0", .also = "splay",
+     .doc = "each tick is put off by up to so much, by name and tick"},
+    {"overlap", MP_TYPE_ENUM, .choices = mp_job_overlaps, .preset = "\"skip\"", .also = "concurrency concurrencyPolicy",
+     .doc = "a tick comes while it runs: drop it, run once behind, run too"},
+    {"timeout", MP_TYPE_SECONDS, .min = 0.001, .max = 604800, .also = "deadline",
+     .doc = "then it is stopped; default: never"},
+    {"per", MP_TYPE_ENUM, .choices = mp_job_places, .preset = "\"node\"", .also = "scope",
+     .doc = "once in the server, or in each worker"},
+    {"run", MP_TYPE_FUNCTION, .required = true, .also = "handle fn func callback",
+     .doc = "function(job): job.name, tick, late, missed"},
+};
+const struct mp_schema mp_keys_job = SCHEMA(job_fields);
+
+static const struct mp_field shared_fields[] = {
+    {"bytes", MP_TYPE_BYTES, .min = 65536, .max = 1099511627776.0, .preset = "16777216",
+     .also = "size memory capacity max",
+     .doc = "it holds at most, keys and bookkeeping counted; what was not used for longest goes first"},
+};
+const struct mp_schema mp_keys_shared = SCHEMA(shared_fields);
+
 const char *const mp_later_kinds[] = {"budget", NULL};
 const char *const mp_later_functions[] = {"secret", "http", "crypto", "base64", "re", "metric", NULL};
 
@@ -291,6 +322,8 @@ void mp_keys_document(struct mp_buf *out)
         {"mp.endpoint { … }", &mp_keys_endpoint},
         {"mp.plugin \"name\" { … }", &mp_keys_plugin},
         {"mp.policy \"name\" { … }", &mp_keys_policy},
+        {"mp.job \"name\" { … }", &mp_keys_job},
+        {"mp.shared \"name\" { … }", &mp_keys_shared},
         {"model:chat { … }, model:chat_stream { … }", &mp_keys_chat},
         {"model:complete { … }, model:complete_stream { … }", &mp_keys_complete},
         {"model:scale { … }", &mp_keys_settings},

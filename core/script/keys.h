@@ -4,7 +4,9 @@
 #include "core/script/schema.h"
 
 extern const struct mp_schema mp_keys_server, mp_keys_device, mp_keys_model, mp_keys_endpoint, mp_keys_plugin,
-    mp_keys_policy;
+    mp_keys_policy, mp_keys_job, mp_keys_shared;
+extern const char *const mp_job_overlaps[],
+    *const mp_job_places[]; /* in the order of mp_conf_job's values; end with NULL */
 /* Those of struct mp_pool_settings, none with a default: what a schedule's `set` and model:scale{} take. */
 extern const struct mp_schema mp_keys_settings;
 /* What model:chat{} and its kin take besides messages and prompt: the same ranges as mp.model's `sampling`. */

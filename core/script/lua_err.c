@@ -27,6 +27,15 @@ void mp_lua_err_open(lua_State *L)
     lua_rawset(L, LUA_REGISTRYINDEX);
 }
 
+void mp_script_mark_err(lua_State *L)
+{
+    if (!lua_istable(L, -1))
+        return;
+    lua_pushlightuserdata(L, &error_meta_key);
+    lua_rawget(L, LUA_REGISTRYINDEX);
+    lua_setmetatable(L, -2);
+}
+
 void mp_script_push_err(lua_State *L, const struct mp_err *err, int status, double retry_after)
 {
     lua_createtable(L, 0, 4);
@@ -40,9 +49,7 @@ void mp_script_push_err(lua_State *L, const struct mp_err *err, int status, doub
         lua_pushnumber(L, retry_after);
         lua_setfield(L, -2, "retry_after");
     }
-    lua_pushlightuserdata(L, &error_meta_key);
-    lua_rawget(L, LUA_REGISTRYINDEX);
-    lua_setmetatable(L, -2);
+    mp_script_mark_err(L);
 }
 
 int mp_script_fail(lua_State *L, const struct mp_err *err)

@@ -31,6 +31,7 @@ void mp_script_worker_free(struct mp_script_worker *w)
     if (!w)
         return;
     mp_watch_leave(w->watch);
+    lua_shared_leave(w);
     mp_free(w);
 }
 
@@ -194,6 +195,12 @@ void run_cancel_task(struct mp_run *run, struct mp_task *task, enum mp_cancel re
     if (p)
         cancel(p, reason);
     mp_run_settle(&task->writable);
+    for (p = run->pendings.next; p != &run->pendings; p = p->next)
+        if (p->holder == task) {
+            struct mp_pending *before = p->prev;
+            cancel(p, reason);
+            p = before;
+        }
     for (struct mp_task **at = &run->queue; task->queued && *at; at = &(*at)->queued_next)
         if (*at == task) {
             *at = task->queued_next;

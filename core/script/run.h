@@ -17,6 +17,7 @@ struct lua_State;
 struct uv_loop_s;
 struct mp_pool_port;
 struct mp_run;
+struct mp_task;
 
 /* ---- for core/gateway ---- */
 
@@ -35,7 +36,7 @@ uint32_t mp_script_worker_runs(const struct mp_script_worker *w); /* runs that a
 void mp_run_start(struct mp_script_worker *w, struct mp_generation *g, const struct mp_route_match *match,
                   struct mp_exchange *x);
 
-struct mp_job_fired { /* a tick, as jobs.c has it: what the job's function is told */
+struct mp_job_fired { /* a tick, as timetable.c has it: what the job's function is told */
     double tick;      /* Unix seconds: when it should have been */
     double late;      /* seconds behind that (and behind its jitter) */
     uint32_t missed;  /* ticks before it that had no run */
@@ -76,6 +77,8 @@ struct mp_pending { /* embedded in what goes on behind Lua's back: a call, a tim
     struct mp_run *run;
     /* Called at most once: releases what it stands for, resumes nothing. The pending is off the list already. */
     void (*cancel)(struct mp_pending *p, enum mp_cancel reason);
+    struct mp_task *
+        holder; /* set behind mp_run_pend, or NULL: it is cancelled with that task, though the task goes on meanwhile */
     bool composite; /* ends by itself when the client leaves, because what it waits for does (mp.all) */
 };
 

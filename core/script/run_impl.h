@@ -12,6 +12,8 @@ enum {
 
 struct mp_stream;
 
+struct inbox; /* lua_shared.c */
+
 struct mp_script_worker {
     uint32_t index;
     struct uv_loop_s *loop;
@@ -19,6 +21,7 @@ struct mp_script_worker {
     struct mp_watch *watch;
     struct mp_run *runs; /* all that are not at their end */
     uint32_t n_runs;
+    struct inbox *inbox; /* made when something waits for another worker */
 };
 
 struct mp_task {          /* one coroutine of a run: the handler's, or a function of mp.all */
@@ -125,6 +128,8 @@ void lua_log_end(struct mp_run *run);
 void background_results(lua_State *L, struct mp_run *run, lua_State *co); /* everything on co; -all +0 on co */
 void background_raised(lua_State *L, struct mp_run *run);                 /* the table at L's top; -1 +0 */
 void background_failed(struct mp_run *run, enum mp_job_result result, int code, const char *text, const char *trace);
+
+void lua_shared_leave(struct mp_script_worker *w); /* lua_shared.c */
 
 /* lua_req.c, lua_res.c, lua_stream.c */
 void lua_req_push(lua_State *L, struct mp_run *run);      /* -0 +1 */

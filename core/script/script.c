@@ -127,6 +127,7 @@ static int open_api(lua_State *L)
     mp_lua_model_open(L);
     mp_lua_stream_open(L);
     mp_lua_all_open(L);
+    mp_lua_shared_open(L);
     lua_settop(L, 1);
     lua_pushlightuserdata(L, &mp_run_park_mark);
     lua_setfield(L, 1, "__park");

@@ -80,6 +80,7 @@ void mp_script_pure(lua_State *L, const char *fn);
 
 /* Pushes `nil, err`: the table { code, message, status, retry_after?, cause? } with __tostring; returns 2. retry_after is err's own. */
 int mp_script_fail(lua_State *L, const struct mp_err *err);
+void mp_script_mark_err(lua_State *L); /* the table at the top is an error: it prints as its message. -0 +0 */
 /* Pushes just the error table. */
 void mp_script_push_err(lua_State *L, const struct mp_err *err, int status,
                         double retry_after); /* 0, 0: the code's own, none */
@@ -99,8 +100,10 @@ void mp_lua_res_open(lua_State *L);     /* reply, the metatables of res and even
 void mp_lua_model_open(lua_State *L);   /* the metatable of models */
 void mp_lua_stream_open(lua_State *L);  /* the metatable of streams */
 void mp_lua_all_open(lua_State *L);     /* all */
+void mp_lua_shared_open(lua_State *L);  /* the metatable of shared dictionaries */
 
-void mp_lua_push_models(lua_State *L);                  /* -0 +1: mp.models */
-void mp_lua_push_model(lua_State *L, const char *name); /* -0 +1: the handle of a declared model (not checked here) */
+void mp_lua_push_shared(lua_State *L, const char *name); /* -0 +1: the handle of a declared dictionary */
+void mp_lua_push_models(lua_State *L);                   /* -0 +1: mp.models */
+void mp_lua_push_model(lua_State *L, const char *name);  /* -0 +1: the handle of a declared model (not checked here) */
 
 #endif

@@ -110,4 +110,27 @@ function mp.__enter(chain, check, handle, req, res)
   return onion(chain, 1, handle, req, res, input)
 end
 
+local board, land = mp.__board, mp.__land
+
+local function landed(shared, key, options, ticket, ok, ...)
+  land(shared, key, options, ticket, ok, ...)
+  if not ok then
+    error((...), 0)
+  end
+  return ...
+end
+
+--- What is at the key, or what `compute` gives, which is kept then. Of those who want it at a time one computes.
+function mp.__shared.fetch(shared, key, options, compute)
+  local ticket, value, err = board(shared, key, options, compute)
+  if ticket == false then
+    return value, err
+  elseif ticket == nil then -- the client left while it waited
+    return nil, value
+  end
+  return landed(shared, key, options, ticket, pcall(compute))
+end
+
+mp.__board, mp.__land, mp.__shared = nil, nil, nil
+
 return mp
