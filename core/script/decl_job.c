@@ -50,7 +50,7 @@ void decl_take_job(struct mp_decl *d, uint32_t self, lua_State *L)
     j->overlap = (unsigned)choice(L, t, "overlap", mp_job_overlaps);
     j->per_worker = choice(L, t, "per", mp_job_places) == 1;
     if (!e->bad && !j->cron_text && j->every == 0)
-        mp_decl_problem(d, e, NULL, 0, "cron = \"0 8 * * 1-5\", or every = \"5m\"", "'cron' or 'every' is missing");
+        mp_decl_problem(d, e, NULL, 0, "cron = \"0 8 * * 1-5\", or every = \"5m\"", "missing key 'cron' or 'every'");
     if (j->cron_text && j->every > 0)
         mp_decl_problem(d, e, &every_at, 1, NULL, "'cron' and 'every' exclude each other");
     if (!j->cron_text && tz)

@@ -184,6 +184,34 @@ function mp.endpoint(t) end
 ---@return fun(t: moonpool.Policy): moonpool.Policy
 function mp.policy(name) end
 
+---@class moonpool.JobTable
+---@field run fun(job: moonpool.Job): nil, moonpool.Error? like a handler: the same functions and limits; `nil, err` is a failure
+---@field cron? string "0 8 * * 1-5": minute, hour, day of month, month, weekday; or "@daily" and the like. This, or `every`
+---@field tz? string of cron: an IANA time zone, like "Europe/Berlin"; default UTC. Every local time happens once, also when clocks change
+---@field every? moonpool.Seconds from when the declaration was first seen; at least 0.1
+---@field jitter? moonpool.Seconds each tick is put off by up to so much: always the same for a job and a tick
+---@field overlap? "skip"|"queue"|"allow" a tick comes while it runs: drop it (default), run once behind, run too (16 at most)
+---@field timeout? moonpool.Seconds then it is stopped; default: never
+---@field per? "node"|"worker" once in the server (default), or in each worker
+
+--- A tick. The last one that was fired is remembered over reloads and restarts: none is fired twice. Those that were missed (the server was
+--- away) become one late run, however late.
+---@class moonpool.Job
+---@field name string
+---@field tick number when it should have been, Unix seconds, without jitter
+---@field late number seconds behind that (and its jitter)
+---@field missed integer ticks before it that had no run
+
+--- Declares a job: what runs by the clock.
+---@param name string
+---@return fun(t: moonpool.JobTable): moonpool.JobTable
+function mp.job(name) end
+
+--- Declares a dictionary that all workers share, and that a reload leaves as it is (but for its size). Not on disk.
+---@param name string
+---@return fun(t: { bytes?: moonpool.Bytes }): moonpool.Shared  bytes: at most, keys and bookkeeping counted; default "16MiB"
+function mp.shared(name) end
+
 ---@class moonpool.Plugin
 ---@field version string
 ---@field api 1
@@ -272,6 +300,70 @@ local Events = {}
 ---@return true? ok
 ---@return moonpool.Error? err "closed": the client has left
 function Events:send(event) end
+
+--- In a handler or a job. Keys: 1 to 1024 bytes. Values: strings, numbers, booleans, mp.null, and tables with a JSON form (copied). Gone
+--- when their `ttl` is over; when room is needed what was not used for longest goes first.
+---@class moonpool.Shared
+local Shared = {}
+
+---@param key string
+---@return any value nil when it is not there
+function Shared:get(key) end
+
+---@param key string
+---@param value any
+---@param options? { ttl?: moonpool.Seconds }
+---@return true? ok
+---@return moonpool.Error? err "limit_exceeded": larger than the dictionary
+function Shared:set(key, value, options) end
+
+--- Sets it unless it is there.
+---@param key string
+---@param value any
+---@param options? { ttl?: moonpool.Seconds }
+---@return boolean? added
+---@return moonpool.Error? err
+function Shared:add(key, value, options) end
+
+--- Sets it if it holds `old` (nil: if it is not there).
+---@param key string
+---@param old any
+---@param new any
+---@param options? { ttl?: moonpool.Seconds }
+---@return boolean? swapped
+---@return moonpool.Error? err
+function Shared:cas(key, old, new, options) end
+
+--- Adds to a number. One that is not there counts from `init`, and lives for `ttl`.
+---@param key string
+---@param by? number default 1
+---@param options? { init?: number, ttl?: moonpool.Seconds }
+---@return number? sum
+---@return moonpool.Error? err "invalid_argument": it holds no number
+function Shared:incr(key, by, options) end
+
+--- Seconds that it has left (math.huge: it stays), nil when it is not there; with `seconds`: sets them, and says whether it is there.
+---@param key string
+---@param seconds? moonpool.Seconds
+---@return number | boolean | nil
+function Shared:ttl(key, seconds) end
+
+---@param key string
+---@return boolean was it there
+function Shared:del(key) end
+
+---@param n? integer at most; default 100, up to 1000
+---@return string[] keys last used first
+function Shared:keys(n) end
+
+--- What is at the key; else what `compute` gives, which is kept. Of all who want it at a time, on whatever worker, one computes and the
+--- others wait. An error (nil, err) is told to those who wait, and not kept. When the one that computes dies another one of them does.
+---@param key string
+---@param options? { ttl?: moonpool.Seconds }
+---@param compute fun(): any, moonpool.Error?
+---@return any value
+---@return moonpool.Error? err
+function Shared:fetch(key, options, compute) end
 
 ---@class moonpool.Reply
 

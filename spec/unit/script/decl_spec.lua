@@ -339,6 +339,20 @@ did you mean 'n' (integer)?
     2 | require "foo.bar"]] },
 }
 
+local jobs = {
+  { 'mp.job "j" { every = 1 }', [[2: mp.job "j": missing key 'run']] },
+  { 'mp.job "j" { run = print }', [[2: mp.job "j": missing key 'cron' or 'every']] },
+  { 'mp.job "j" { run = print, cron = "@daily", every = 5 }', [[2: mp.job "j": 'cron' and 'every' exclude each other]] },
+  { 'mp.job "j" { run = print, every = 5, tz = "UTC" }', [[2: mp.job "j": 'tz' belongs to 'cron': 'every' has no time of day]] },
+  { 'mp.job "j" { run = print, every = 5, jitter = 6 }', [[2: mp.job "j": 'jitter' is above 'every']] },
+  { 'mp.job "j" { run = print, every = 0.01 }', [[2: mp.job "j": 'every' must be between 0.1s and 31622400s, not 0.01s]] },
+  { 'mp.job "j" { run = print, cron = "61 * * * *" }', [[2: mp.job "j": 'cron' "61 * * * *": minute '61': out of range (0 to 59)]] },
+  { 'mp.job "j" { run = print, cron = "@daily", tz = "Moon" }', [[2: mp.job "j": 'tz': there is no time zone 'Moon' in]] },
+  { 'mp.job "j" { run = print, every = 5, overlap = "skp" }', [[2: mp.job "j": 'overlap' must be one of "skip", "queue", "allow", not "skp"]] },
+  { 'mp.job "j" { run = print, every = 5, per = "thread" }', [[2: mp.job "j": 'per' must be one of "node", "worker", not "thread"]] },
+  { 'mp.job "j" { run = print, every = 5 } mp.job "j" { run = print, every = 5 }', [[2: mp.job "j": the name is taken by the job at]] },
+}
+
 describe("a wrong configuration", function()
   for i, case in ipairs(exact) do
     it("is explained: " .. i .. " " .. case[1]:sub(1, 60):gsub("\n", " "), function()
@@ -591,5 +605,24 @@ describe("the page of keys", function()
     local page = f:read "*a"
     f:close()
     assert.is_truthy(page:find(text, 1, true), "run `moonpool check --keys` and put what it prints into conf/KEYS.md")
+  end)
+end)
+
+describe("mp.job", function()
+  for _, case in ipairs(jobs) do
+    it("says what is wrong with " .. case[1], function()
+      assert.matches(case[2], script.problems(case[1]), nil, true)
+    end)
+  end
+
+  it("is declared with cron and a zone, or with seconds", function()
+    local g = assert(script.build [[mp.job "a" { run = print, cron = "0 6 * * 1-5", tz = "UTC", timeout = 60, overlap = "queue" }
+      mp.job "b" { run = print, every = "1m", jitter = 5, per = "worker" }]])
+    local c = script.C.mp_generation_config(g)
+    assert.equal(2, c.n_jobs)
+    assert.equal("cron 0 6 * * 1-5 UTC", script.ffi.string(c.jobs[0].what))
+    assert.equal("every 60", script.ffi.string(c.jobs[1].what))
+    assert.same({ 60, 5, true, 60, 1 }, { c.jobs[1].every, c.jobs[1].jitter, c.jobs[1].per_worker, c.jobs[0].timeout, tonumber(c.jobs[0].overlap) })
+    script.C.mp_generation_free(g)
   end)
 end)

@@ -460,7 +460,7 @@ describe("small things", function()
         if k == "log" or k == "json" then for inner in pairs(v) do list[#list + 1] = k .. "." .. inner end end
       end
       table.sort(list) return table.concat(list, " ")]]
-    local later = { budget = true, job = true, shared = true }
+    local later = { budget = true }
     local real = r.body:gsub("%S+ ?", function(word)
       return later[word:match "%S+"] and "" or nil
     end)
