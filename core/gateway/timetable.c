@@ -223,12 +223,14 @@ static void on_timer(uv_timer_t *t)
 /* Begins what is due, and sets the timer to what is next. */
 static void turn(struct mp_timetable *js)
 {
-    uint32_t *skipped = mp_calloc((js->n_jobs + 1) * sizeof *skipped);
-    struct mp_jobplan_due due;
+    uint32_t *skipped = mp_calloc((js->n_jobs + 1) * sizeof *skipped), n = 0;
+    struct mp_jobplan_due due, *all = NULL;
     double now = wall(), when;
     bool any = false;
-    for (; mp_jobplan_next(js->plan, now, &due, skipped); any = true)
-        start(js, &due);
+    for (; mp_jobplan_next(js->plan, now, &due, skipped); any = true) {
+        all = mp_realloc(all, (n + 1) * sizeof *all);
+        all[n++] = due;
+    }
     for (uint32_t i = 0; i < js->n_jobs; i++)
         if (skipped[i] > 0) {
             js->jobs[i].skipped += skipped[i];
@@ -237,7 +239,10 @@ static void turn(struct mp_timetable *js)
         }
     mp_free(skipped);
     if (any)
-        save(js);
+        save(js); /* before they begin: whoever comes back after a crash fires none of them again */
+    for (uint32_t i = 0; i < n; i++)
+        start(js, &all[i]);
+    mp_free(all);
     if (!mp_jobplan_when(js->plan, now, &when)) {
         uv_timer_stop(&js->timer);
         return;
