@@ -85,12 +85,48 @@ describe("mp.job", function()
     check_ticks(ticks(s), 3)
   end)
 
+  it("makes up for what was missed while no server ran, once, late", function()
+    local state = os.tmpname()
+    os.remove(state)
+    os.execute("mkdir -m 700 " .. state)
+    finally(function() os.execute("rm -rf " .. state) end)
+    local hours = [[mp.job "hours" { every = 3600, run = function(job) mp.log.info(("made up for %.0f, late %.0f, missed %d"):format(job.tick, job.late, job.missed)) end }]]
+    local last = os.time() - 2 * 3600 - 600
+    server.write_file(state .. "/jobs", ('{"hours":{"what":"every 3600","from":%d,"last":%d}}'):format(last, last))
+    for round = 1, 2 do
+      local s = boot(TICK .. hours, { state = state })
+      if round == 1 then
+        s:until_line "made up for"
+        local tick, late, missed = s:log():match "made up for (%d+), late (%d+), missed (%d)"
+        assert.same({ last + 2 * 3600, 1 }, { tonumber(tick), tonumber(missed) })
+        assert.is_true(tonumber(late) >= 600 and tonumber(late) < 700)
+      end
+      until_ticks(s, 4)
+      assert.equal(round == 1 and 1 or 0, select(2, s:log():gsub("made up for", "")))
+      s:stop()
+    end
+  end)
+
+  it("begins anew when what it remembered cannot be read", function()
+    local state = os.tmpname()
+    os.remove(state)
+    os.execute("mkdir -m 700 " .. state)
+    finally(function() os.execute("rm -rf " .. state) end)
+    server.write_file(state .. "/jobs", '{"tick":{"what":')
+    local s = boot(TICK, { state = state })
+    s:until_line "jobs: [^\n]*/jobs is not used: line 1"
+    check_ticks(until_ticks(s, 3), 0)
+  end)
+
   it("uses a model, and scales it", function()
     local s = boot(([[local smol = mp.model "smol" { source = %q }
       mp.job "warm" { every = 0.2, run = function(job)
         assert(smol:scale { min_replicas = 1 })
-        local out = assert(smol:complete { prompt = "a", max_tokens = 2 })
-        mp.log.info("wrote", { tokens = out.usage.completion_tokens })
+        local both = assert(mp.all {
+          out = function() return smol:complete { prompt = "a", max_tokens = 2 } end,
+          nap = function() return mp.sleep(0.01) end,
+        })
+        mp.log.info("wrote", { tokens = both.out.usage.completion_tokens })
       end }]]):format(weights), { env = { MOONPOOL_DEVICE_CPU = "threads=1" } })
     s:until_line "wrote job=warm tokens=%d"
     local jobs = server.until_true("no run is counted", function()
