@@ -94,6 +94,8 @@ static int over(const struct mp_val *v, bool load, double elapsed, double failed
     const char *state = mp_val_text(v, "state");
     if (strcmp(state, "failed") == 0)
         return !load ? 1 : failed == 0 || mp_val_number(v, "seconds") < elapsed + failed / 2 ? -1 : 0;
+    if (load && strcmp(state, "cold") == 0 && !mp_val_true(v, "load_asked"))
+        return -1; /* somebody called it off */
     if (load)
         return strcmp(state, "warm") == 0;
     if (strcmp(state, "draining") != 0 && mp_val_number(v, "seconds") < elapsed)
@@ -127,7 +129,11 @@ static int wait_for(struct mp_ask *a, const char *name, bool load, const struct 
     a->json = json;
     if (code == 0 && json)
         code = ask(a, "GET", path, NULL, v);
-    if (code == 0 && end < 0)
+    if (code == 0 && end < 0 && strcmp(mp_val_text(*v, "state"), "cold") == 0)
+        code =
+            mp_ask_failed(a, "the load of model '%s' was called off: by `models unload`, or because max_replicas is 0",
+                          mp_val_text(*v, "name"));
+    else if (code == 0 && end < 0)
         code = mp_ask_failed(a, "model '%s' cannot be loaded: %s", mp_val_text(*v, "name"),
                              mp_val_text(*v, "reason")[0] ? mp_val_text(*v, "reason") : mp_val_text(*v, "why"));
     mp_free(path);

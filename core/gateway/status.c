@@ -134,6 +134,7 @@ void mp_status_model(const struct mp_status *s, struct mp_pool_model *m, struct 
     if (st.error)
         text(out, "error", mp_err_name(st.error));
     seconds(out, "seconds", st.state_seconds);
+    flag(out, "load_asked", st.load_asked);
     if (f.state == MP_MODEL_LOADING)
         loading(&st, out);
     text(out, "group", f.device);

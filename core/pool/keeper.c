@@ -140,6 +140,13 @@ bool mp_row_load(struct mp_keeper *k, struct mp_row *r)
     return false;
 }
 
+static void tell_asked(struct mp_row *r)
+{
+    pthread_mutex_lock(&r->m->lock);
+    r->m->load_asked = r->load_asked;
+    pthread_mutex_unlock(&r->m->lock);
+}
+
 /* Draining: tells the engine once the last request has ended. */
 static void unload(struct mp_keeper *k, struct mp_row *r)
 {
@@ -263,6 +270,7 @@ uint64_t mp_keeper_turn(struct mp_keeper *k, uint64_t now_ns, int64_t wall_s)
             mp_keeper_due_at(k, r->retry_ns);
         if (r->level == MP_LEVEL_NONE || mp_row_state(r) != MP_MODEL_COLD)
             r->fresh = false;
+        tell_asked(r);
     }
     sweep(k);
     return k->due_ns;
@@ -541,6 +549,7 @@ int mp_keeper_load(struct mp_keeper *k, struct mp_pool_model *m, struct mp_err *
     if (mp_row_state(r) != MP_MODEL_WARM) {
         r->load_asked = true;
         r->load_cause = MP_CAUSE_ASKED;
+        tell_asked(r);
     }
     return 0;
 }

@@ -38,7 +38,7 @@ struct mp_row { /* a model */
     bool load_asked; /* by hand or preload: wanted until it is warm or failed */
     enum mp_cause load_cause;
     bool unload_asked; /* by hand: at the next turn */
-    bool down;         /* let go by hand: not wanted until a request comes or a load is asked for */
+    bool down;         /* let go by hand: not wanted until a request comes, a load is asked for or min_replicas rises */
     bool lost;         /* its engine died while it was warm: wanted within its window */
 
     /* How things stand. Its state is the model's: the keeper alone changes it. */

@@ -199,6 +199,7 @@ void mp_pool_model_status(struct mp_pool_model *m, struct mp_pool_status *out)
     pthread_mutex_lock(&m->lock);
     *out = m->said;
     out->state = mp_pool_model_state(m);
+    out->load_asked = m->load_asked;
     out->waiting = m->waiting;
     out->in_flight = m->in_flight;
     out->calls = m->calls;

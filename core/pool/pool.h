@@ -52,6 +52,7 @@ struct mp_pool_model *mp_pool_at(struct mp_pool *p,
 struct mp_pool_status {
     enum mp_model_state state;
     bool lost;                         /* its engine is away just now; the rest is what it said last */
+    bool load_asked;                   /* a load was asked for that is neither over nor called off */
     uint64_t done, total;              /* loading: bytes so far, of total */
     uint64_t memory;                   /* bytes on the device */
     uint32_t context;                  /* tokens of prompt and answer together; 0: not known yet */

@@ -22,15 +22,16 @@ struct mp_pool_model {
     struct mp_pool_settings settings; /* in effect */
 
     /* Places and who waits for one: queue.c. */
-    bool kept, removed;                     /* a keeper decides on its state; it takes no new calls */
-    bool tell_idle;                         /* the keeper wants to know when the last request ends */
-    bool nudged;                            /* a call was refused because it would have to wait for a load */
-    uint32_t waiting, in_flight;            /* calls without a place, and with one */
-    struct mp_waiter *first, *last;         /* those that wait, in order of arrival */
-    struct mp_heap ready;                   /* of these, who could start, the next to start first */
-    uint64_t arrivals, calls;               /* entered; of these, accepted by the provider too */
-    uint64_t used_ns;                       /* when a request last came or ended; 0: never */
-    double service;                         /* seconds a request holds its place, a moving average; 0: unknown */
+    bool kept, removed;             /* a keeper decides on its state; it takes no new calls */
+    bool load_asked;                /* a load was asked for, by hand or preload, and is neither over nor called off */
+    bool tell_idle;                 /* the keeper wants to know when the last request ends */
+    bool nudged;                    /* a call was refused because it would have to wait for a load */
+    uint32_t waiting, in_flight;    /* calls without a place, and with one */
+    struct mp_waiter *first, *last; /* those that wait, in order of arrival */
+    struct mp_heap ready;           /* of these, who could start, the next to start first */
+    uint64_t arrivals, calls;       /* entered; of these, accepted by the provider too */
+    uint64_t used_ns;               /* when a request last came or ended; 0: never */
+    double service;                 /* seconds a request holds its place, a moving average; 0: unknown */
     uint64_t since_ns, warm_ns, loading_ns; /* in this state since; the last time it became warm; loading, in all */
     double load_seconds;                    /* what a load is expected to take; 0: unknown */
     uint64_t loads_total, cold_starts;      /* since this gateway began */

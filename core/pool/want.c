@@ -32,6 +32,8 @@ static void settle(struct mp_keeper *k, struct mp_row *r)
         r->unsettled_s = mp_pool_settings_next(r->schedules, r->n_schedules, k->wall_s, &next) ? next : INT64_MAX;
         r->settled_s = k->wall_s;
         r->unsettled = false;
+        if (s.min_replicas > r->f.settings.min_replicas) /* scaled, scheduled or configured since it was let go */
+            r->down = false;
         uint64_t again =
             r->unsettled_s == INT64_MAX ? 0 : k->now_ns + (uint64_t)(r->unsettled_s - k->wall_s) * UINT64_C(1000000000);
         mp_queue_settings(r->m, &s, again);
@@ -102,6 +104,8 @@ void mp_row_judge(struct mp_keeper *k, struct mp_row *r)
         return;
     }
     want = (uint32_t)ask_scale(k, r);
+    if (s->max_replicas == 0 && r->load_cause == MP_CAUSE_ASKED)
+        r->load_asked = false; /* as one that is asked for now is refused */
     kept = s->min_replicas > 0 || r->load_asked;
     if (want == 0 && r->lost && r->f.idle < s->scaledown_window) {
         want = 1;

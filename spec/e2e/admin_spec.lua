@@ -468,6 +468,21 @@ describe("models, seen while it happens", function()
     assert.equal(1, prometheus.value(m, "moonpool_engine_up", { device = "fake" }))
   end)
 
+  it("do not let a command wait for a load that somebody called off", function()
+    local s = boot { fake = { delay_ms = 5, load_ms = 60000 } }
+    local said = "moonpool models: the load of model 'smol' was called off: by `models unload`, or because max_replicas is 0\n"
+    for _, off in ipairs { { "unload", "smol" }, { "scale", "smol", "max_replicas=0" } } do
+      local waits = cli.start(s, "models", "load", "smol", "--wait")
+      until_facts(s, { state = "loading" })
+      assert.equal(0, cli.run(s, "models", unpack(off)).code)
+      assert.same({ 1, said }, { (waits:wait()), waits:text() })
+      waits:stop()
+    end
+    assert.equal(0, cli.run(s, "models", "scale", "smol", "max_replicas=1").code)
+    local v = cli.run(s, "models", "smol", "--json"):json()
+    assert.same({ "cold", false }, { v.state, v.load_asked }) -- nor is it loaded once there may be a replica again
+  end)
+
   it("show how many requests run and wait, and how they began", function()
     local s = boot { model = { max_concurrency = 2 }, fake = { delay_ms = 50 } }
     local open = {}

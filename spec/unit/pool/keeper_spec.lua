@@ -131,6 +131,21 @@ describe("a model", function()
     assert.equal("model 'a' may have no replica now: its max_replicas is 0", pool.ffi.string(house.err.message))
   end)
 
+  it("is wanted again, after it was let go by hand, when min_replicas rises", function()
+    open { models = { a = { settings = { scaledown_window = 5 } } } }
+    assert.equal(0, C.mp_keeper_unload(house.keeper, house.models.a.ptr, house.err))
+    house.dirty = true
+    house:run(2)
+    assert.same({}, moves())
+    house:ask("a", { min_replicas = 1 })
+    house:run(2)
+    assert.same({ "a: cold -> loading (scale)", "a: loading -> warm (loaded)" }, moves())
+    assert.equal(0, C.mp_keeper_unload(house.keeper, house.models.a.ptr, house.err))
+    house:ask("a", { max_concurrency = 3 }) -- says nothing about it
+    house:run(20)
+    assert.same({ "a: warm -> draining (asked)", "a: draining -> cold (drained)" }, moves())
+  end)
+
   it("brings back who waits when it is let go by hand, also while it loads", function()
     open { models = { a = { load = 5, settings = { max_concurrency = 1 } } } }
     local call = house:call "a"
