@@ -78,7 +78,11 @@ function http.connect(target, opts)
     local un = ffi.new "struct spec_sockaddr_un"
     un.family, un.path = 1, path
     self.fd = ffi.C.socket(1, SOCK_STREAM_FLAGS, 0)
-    assert(ffi.C.connect(self.fd, un, ffi.sizeof(un)) == 0, "cannot connect to " .. path)
+    local deadline = http.now() + self.timeout
+    while ffi.C.connect(self.fd, un, ffi.sizeof(un)) ~= 0 do -- one that does not block is refused while many wait to be accepted
+      assert(ffi.errno() == EAGAIN and http.now() < deadline, "cannot connect to " .. path)
+      ffi.C.poll(nil, 0, 5)
+    end
     return self
   end
   local host, port = parse_url(target)
