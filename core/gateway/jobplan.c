@@ -305,6 +305,11 @@ void mp_jobplan_save(const struct mp_jobplan *p, struct mp_buf *out)
         mp_json_put_number(out, it->from);
         mp_buf_puts(out, ",\"last\":");
         mp_json_put_number(out, it->last);
+        mp_buf_printf(out, ",\"missed\":%u", it->missed);
+        if (it->waiting) {
+            mp_buf_puts(out, ",\"waiting\":");
+            mp_json_put_number(out, it->wait_tick);
+        }
         mp_buf_puts(out, "}");
     }
     mp_buf_puts(out, "\n}\n");
@@ -325,13 +330,19 @@ static int load_item(struct mp_jobplan *p, struct mp_json *j, struct mp_err *err
         char key[8] = "";
         memcpy(key, j->text, j->len < 7 ? j->len : 7);
         tok = mp_json_next(j);
+        bool number = tok == MP_JSON_NUMBER && j->number >= 0 && j->number < 1e12;
         if (strcmp(key, "what") == 0 && tok == MP_JSON_STRING && !it->what)
             it->what = mp_strndup(j->text, j->len);
-        else if (strcmp(key, "from") == 0 && tok == MP_JSON_NUMBER && j->number >= 0 && j->number < 1e12)
+        else if (strcmp(key, "from") == 0 && number)
             it->from = j->number;
-        else if (strcmp(key, "last") == 0 && tok == MP_JSON_NUMBER && j->number >= 0 && j->number < 1e12)
+        else if (strcmp(key, "last") == 0 && number)
             it->last = j->number;
-        else
+        else if (strcmp(key, "missed") == 0 && number && j->number <= UINT32_MAX)
+            it->missed = (uint32_t)j->number;
+        else if (strcmp(key, "waiting") == 0 && number) {
+            it->waiting = true;
+            it->wait_tick = j->number;
+        } else
             return bad(j, err);
     }
     return tok == MP_JSON_OBJECT_END && it->what ? 0 : bad(j, err);

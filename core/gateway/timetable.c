@@ -41,6 +41,7 @@ struct mp_timetable {
     uint32_t turn; /* the worker that gets the next job "per node" */
     uint32_t out;  /* parts under way */
     bool stopped, freed;
+    bool kept; /* there is something in the file: also who goes is written down */
     uv_timer_t timer;
 };
 
@@ -95,6 +96,7 @@ static void load(struct mp_timetable *js)
     }
     if (fd >= 0 && (n < 0 || mp_jobplan_load(js->plan, b.data, (size_t)n, &err) < 0))
         mp_warn("jobs: %s is not used: %s", js->path, n < 0 ? "it cannot be read" : err.message);
+    js->kept = fd >= 0;
     if (fd >= 0)
         close(fd);
     mp_buf_free(&b);
@@ -297,7 +299,8 @@ void mp_timetable_use(struct mp_timetable *js, struct mp_generation *g)
     js->n_jobs = c->n_jobs;
     js->generation = g;
     mp_shared_declare(c);
-    if (c->n_jobs > 0)
+    js->kept |= c->n_jobs > 0;
+    if (js->kept)
         save(js);
     if (!js->stopped)
         turn(js);

@@ -158,6 +158,7 @@ describe("mp.job", function()
     end)
     assert.matches('job_runs_total{job="good",result="ok"} %d', metrics)
     assert.is_nil(metrics:match 'job="good",result="failed"')
+    assert.matches("\nspin [^\n]+ stopped at [^\n]*moonpool.lua:8 after [%d.]+ ms of CPU time", cli.run(s, "status").out)
     for _, job in ipairs(cli.run(s, "status", "--json"):json().jobs) do
       if job.name == "bad" then
         assert.is_true(job.failed >= 1)
@@ -224,6 +225,41 @@ describe("mp.job", function()
     s:signal(15)
     assert.equal(0, s:wait().code)
     assert.matches("job 'long' %([^\n]*%): cancelled: the server is stopping", ended(s))
+  end)
+
+  it("leaves what it wrote to mp.shared where every worker and generation finds it", function()
+    local body = [[mp.job "count" { every = 0.1, run = function(job)
+        assert(d:add(("%.3f"):format(job.tick), true), "a tick twice")
+        if not d:add("first", job.tick) then d:incr("ticks", 1 + job.missed) end
+        d:set("last", job.tick)
+      end }
+      mp.endpoint { route = "GET /seen", handle = function() return { ticks = d:get "ticks", first = d:get "first", last = d:get "last" } end }]]
+    local s = boot(body)
+    local function seen(n)
+      local r
+      return server.until_true(function() return ("ticks were lost, or came twice: %d, %.3f to %.3f"):format(r.ticks or 0, r.first or 0, r.last or 0) end, function()
+        r = s:request({ path = "/seen" }):json() -- perhaps between two writes: then once more
+        return r.ticks and r.ticks >= n and math.abs((r.last - r.first) / 0.1 - r.ticks) < 0.1 and r
+      end)
+    end
+    local first = seen(2).first
+    for v = 2, 6 do
+      server.write_file(s.conf_path, configuration(body, v))
+      assert.equal(0, cli.run(s, "reload").code)
+      assert.equal(first, seen(v + 1).first)
+    end
+    assert.is_nil(s:log():match "a tick twice")
+  end)
+
+  it("is ended with its generation when that is replaced and out of time", function()
+    local body = [[mp.job "long" { every = 0.1, run = function() mp.log.info "begun" mp.sleep(3600) end }]]
+    local s = boot(body, { env = { MOONPOOL_DEBUG_DRAIN = "0.3" }, allow = { "was replaced and still runs" } })
+    local _, at = s:until_line "begun job=long"
+    server.write_file(s.conf_path, configuration(body, 2))
+    assert.equal(0, cli.run(s, "reload").code)
+    s:until_line "generation 1 was replaced and still runs 1 requests: they are ended, for their time is over"
+    s:until_line "job 'long' %([^\n]*%): cancelled: [^\n]+"
+    s:until_line("begun job=long", at) -- by the new one's
   end)
 
   it("goes when a reload does not declare it any more", function()

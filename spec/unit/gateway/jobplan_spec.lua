@@ -131,6 +131,22 @@ describe("the plan of jobs", function()
     assert.same({ { 0, 86400, 3600, 0 } }, due(plan, 90000))
   end)
 
+  it("remembers over a restart what waited for the end of a run, and how many had none", function()
+    local jobs = { { name = "q", every = 10, overlap = QUEUE }, { name = "s", every = 10 } }
+    declare(plan, 0, jobs)
+    assert.equal(2, #due(plan, 10))
+    assert.same({}, due(plan, 20))
+    assert.same({}, due(plan, 30))
+    local text = saved(plan)
+    C.mp_jobplan_free(plan)
+    plan = C.mp_jobplan_new()
+    assert.equal(0, C.mp_jobplan_load(plan, text, #text, err), ffi.string(err.message))
+    declare(plan, 35, jobs)
+    assert.same({ { 0, 30, 5, 1 } }, due(plan, 35))
+    C.mp_jobplan_ended(plan, "q")
+    assert.same({ { 0, 40, 0, 0 }, { 1, 40, 0, 2 } }, due(plan, 40))
+  end)
+
   it("counts a changed declaration, and one that comes back, from then on", function()
     declare(plan, 0, { { name = "a", every = 10 } })
     declare(plan, 95, { { name = "a", every = 20 } })
@@ -183,7 +199,7 @@ describe("the plan of jobs", function()
   end)
 
   it("takes no nonsense for a memory", function()
-    for _, text in ipairs { "", "[]", "{", '{"a":1}', '{"a":{"what":"x","from":-1}}', '{"a":{}}', '{"a":{"what":"x","when":1}}', "{} {}" } do
+    for _, text in ipairs { "", "[]", "{", '{"a":1}', '{"a":{"what":"x","from":-1}}', '{"a":{}}', '{"a":{"what":"x","when":1}}', '{"a":{"what":"x","missed":-1}}', "{} {}" } do
       assert.not_equal(0, C.mp_jobplan_load(plan, text, #text, err), text)
     end
     assert.equal(0, C.mp_jobplan_load(plan, "{}", 2, err))
