@@ -117,7 +117,8 @@ out:
 
 const struct mp_cmd mp_cmd_serve = {
     "serve",
-    "[--watch] [--listen ADDRESS]... [--state DIR] [--runtime DIR] [--drain SECONDS] [--grace SECONDS] [--engine-linger "
+    "[--watch] [--listen ADDRESS]... [--state DIR] [--runtime DIR] [--drain SECONDS] [--grace SECONDS] "
+    "[--engine-linger "
     "SECONDS]\n"
     "       CONF",
     "serves the endpoints and models of a configuration",

@@ -28,7 +28,7 @@ struct mp_admin_options {             /* all borrowed, and good until mp_admin_f
     const char *state;                /* the state directory */
     const struct mp_gateway *gateway; /* its control loop, pool, models, draining */
     struct mp_reloader *reloader;
-    struct mp_timetable *jobs;               /* or NULL */
+    struct mp_timetable *jobs;          /* or NULL */
     const struct mp_address *addresses; /* what is listened on now: control's own array */
     const uint32_t *n_addresses;        /* may change from turn to turn */
     uint32_t n_workers;

@@ -10,25 +10,7 @@ local ffi = require "ffi"
 local weights = os.tmpname()
 tiny.write(weights)
 
-local function shell(command)
-  local pipe = assert(io.popen(command))
-  local text = pipe:read "*a"
-  pipe:close()
-  return text
-end
-
-local function write(path, text)
-  local f = assert(io.open(path, "wb"))
-  f:write(text)
-  f:close()
-end
-
-local function read(path)
-  local f = assert(io.open(path, "rb"))
-  local text = f:read "*a"
-  f:close()
-  return text
-end
+local shell, read, write = server.shell, server.read_file, server.write_file
 
 --- The admin socket's own HTTP, without the command between.
 local function socket(s)

@@ -424,9 +424,9 @@ end
 --- Until `n` answers are there (all of them unless given), at most `timeout` seconds; then it raises, or returns what came if `quiet`.
 function Many:collect(n, timeout, quiet)
   local deadline = http.now() + (timeout or self.timeout)
-  local index, fds, count = {}, ffi.new("struct spec_pollfd[?]", 1024), nil
+  local index, fds = {}, ffi.new("struct spec_pollfd[?]", 1024)
   repeat
-    count = 0
+    local count = 0
     for i, c in pairs(self.open) do
       fds[count].fd, fds[count].events = c.fd, POLLIN
       index[count], count = i, count + 1

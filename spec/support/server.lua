@@ -492,5 +492,5 @@ function M.run(args, env)
   return result.code or -result.signal, text
 end
 
-M.read_file, M.write_file = read_file, write_file
+M.read_file, M.write_file, M.shell = read_file, write_file, shell
 return M

@@ -33,7 +33,7 @@ local function check(c, spec)
 end
 
 --- Moves a new file to the path, as programs that replace files do.
-local function rename_over(e, path, t)
+local function rename_over(path, t)
   tiny.write(path .. ".new", t)
   assert(os.rename(path .. ".new", path))
 end
@@ -312,7 +312,7 @@ describe("a new version of a loaded model", function()
       return c:ask("models") and c.states.m.running == 1
     end)
     e:file "tiny.gguf.new"
-    rename_over(e, path, { endless = true })
+    rename_over(path, { endless = true })
     local s = c:declare("m", { source = path }) -- the same words, another file
     assert.same({ "draining", 1, "" }, { s.state, s.replacing, s.cause })
     assert.is_true(s.identity ~= first.identity)
@@ -362,7 +362,7 @@ describe("a new version of a loaded model", function()
     assert.equal(limited.memory, s.need + 1000)
     assert.equal(1, c:generate("m", "x", { max_tokens = 1, ignore_eog = 1 }).completion_tokens)
     -- Mended: it takes its place, and nothing is left to say.
-    rename_over(e, path, { endless = true })
+    rename_over(path, { endless = true })
     c:declare("m", { source = path })
     s = c:until_state("m", "warm")
     assert.same({ 2, 0, "" }, { s.loads, s.replacing, s.cause })
@@ -373,15 +373,15 @@ describe("a new version of a loaded model", function()
     local first = c:declare("m", { source = path })
     warm(c, "m")
     e:file "tiny.gguf.new"
-    rename_over(e, path, { endless = true })
+    rename_over(path, { endless = true })
     assert.equal(1, c:declare("m", { source = path }).replacing)
     local id = c:prepare("m", "<|im_start|>", 1, { special = 1 })
     assert.equal(OTHER, c:hear(id).n_tokens)
     c:send("start", id, { max_tokens = 1, ignore_eog = 1 })
     local r = c:result(id)
     assert.same({ 1, ONE }, { r.completion_tokens, r.prompt_tokens }, r.message)
-    local s = c:ask("models")
-    s = c.states.m
+    c:ask("models")
+    local s = c.states.m
     assert.same({ "warm", 2, 0 }, { s.state, s.loads, s.replacing })
     assert.is_true(s.identity == first.identity)
     assert.equal("the old version is back; the new one cannot be used: fake: load 2 fails, as told", s.cause)
@@ -533,7 +533,7 @@ describe("a new version of a loaded model", function()
         c:send("cancel", (next(asked)))
       elseif what <= 67 then -- the same again, but another file: it is opened anew before it is loaded
         local i = math.random(2)
-        rename_over(e, files[i], { endless = i == 2 })
+        rename_over(files[i], { endless = i == 2 })
       end
       if math.random() < 0.5 then
         take()
