@@ -67,22 +67,21 @@ static struct item *find(const struct mp_jobplan *p, const char *name)
 }
 
 /* One of those that nobody declares any more makes room. */
-static bool forget_one(struct mp_jobplan *p)
+static void forget_one(struct mp_jobplan *p)
 {
     for (uint32_t i = 0; i < p->n; i++)
         if (!p->items[i].declared && p->items[i].running == 0) {
             mp_free(p->items[i].name);
             mp_free(p->items[i].what);
             p->items[i] = p->items[--p->n];
-            return true;
+            return;
         }
-    return false;
 }
 
 static struct item *add(struct mp_jobplan *p, const char *name, size_t n)
 {
-    if (p->n >= MP_JOBPLAN_MAX && !forget_one(p))
-        return NULL;
+    if (p->n >= MP_JOBPLAN_MAX)
+        forget_one(p);
     p->items = mp_realloc(p->items, (p->n + 1) * sizeof *p->items);
     p->items[p->n] = (struct item){.name = mp_strndup(name, n)};
     return &p->items[p->n++];
@@ -153,12 +152,17 @@ void mp_jobplan_declare(struct mp_jobplan *p, const struct mp_jobplan_job *jobs,
 {
     for (uint32_t i = 0; i < p->n; i++)
         p->items[i].declared = false;
+    for (uint32_t i = 0; i < n; i++) { /* before any other makes room for a new one */
+        struct item *it = find(p, jobs[i].name);
+        if (it)
+            it->declared = true;
+    }
     for (uint32_t i = 0; i < n; i++) {
         const struct mp_jobplan_job *j = &jobs[i];
         struct item *it = find(p, j->name);
         bool same = it && it->what && it->from > 0 && strcmp(it->what, j->what) == 0;
-        if (!it && !(it = add(p, j->name, strlen(j->name))))
-            continue;
+        if (!it)
+            it = add(p, j->name, strlen(j->name));
         it->declared = true;
         it->index = i;
         it->is_cron = j->cron != NULL;

@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 enum {
-    MP_JOBPLAN_MAX = 1000 /* jobs, with those that are remembered only */,
+    MP_JOBPLAN_MAX = 1000 /* beyond so many, those that are remembered only are forgotten */,
     MP_JOBPLAN_RUNS = 16 /* of one job, with overlap "allow" */
 };
 

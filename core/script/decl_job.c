@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+enum { MAX_JOBS = 1000 }; /* what was fired last is written down for all of them each time that one fires */
+
 static int choice(lua_State *L, int t, const char *key, const char *const *words)
 {
     int found = 0;
@@ -49,6 +51,8 @@ void decl_take_job(struct mp_decl *d, uint32_t self, lua_State *L)
     j->timeout = decl_number(L, t, "timeout", 0);
     j->overlap = (unsigned)choice(L, t, "overlap", mp_job_overlaps);
     j->per_worker = choice(L, t, "per", mp_job_places) == 1;
+    if (j->index == MAX_JOBS)
+        mp_decl_problem(d, e, NULL, 0, NULL, "one job too many: there may be %d", MAX_JOBS);
     if (!e->bad && !j->cron_text && j->every == 0)
         mp_decl_problem(d, e, NULL, 0, "cron = \"0 8 * * 1-5\", or every = \"5m\"", "missing key 'cron' or 'every'");
     if (j->cron_text && j->every > 0)

@@ -160,6 +160,37 @@ describe("the plan of jobs", function()
     assert.equal(1020, when(plan, 1019))
   end)
 
+  it("has room for every job, and forgets none that is there for one that is new", function()
+    local function many(from, n)
+      local list = {}
+      for i = from, from + n - 1 do
+        list[#list + 1] = { name = "j" .. i, every = 10 }
+      end
+      return list
+    end
+    declare(plan, 1000, many(1, 1000))
+    local both = many(1001, 500) -- the new ones first: 500 of the old ones make room
+    for _, j in ipairs(many(501, 500)) do
+      both[#both + 1] = j
+    end
+    declare(plan, 1005, both)
+    local d, at = ffi.new "struct mp_jobplan_due", {}
+    while C.mp_jobplan_next(plan, 1015, d, nil) do
+      at[d.tick] = (at[d.tick] or 0) + 1
+    end
+    assert.same({ [1010] = 500, [1015] = 500 }, at)
+    declare(plan, 1015, many(2001, 1000)) -- while those still run
+    local n = 0
+    while C.mp_jobplan_next(plan, 1025, d, nil) do
+      n = n + 1
+    end
+    assert.equal(1000, n)
+    local text = saved(plan)
+    C.mp_jobplan_free(plan)
+    plan = C.mp_jobplan_new()
+    assert.equal(0, C.mp_jobplan_load(plan, text, #text, err), ffi.string(err.message))
+  end)
+
   it("fires none twice when the clock is set back, and never waits for longer than `every`", function()
     declare(plan, 100000, { { name = "a", every = 60 }, { name = "c", cron = "* * * * *" } })
     assert.equal(2, #due(plan, 100080))

@@ -351,6 +351,7 @@ local jobs = {
   { 'mp.job "j" { run = print, every = 5, overlap = "skp" }', [[2: mp.job "j": 'overlap' must be one of "skip", "queue", "allow", not "skp"]] },
   { 'mp.job "j" { run = print, every = 5, per = "thread" }', [[2: mp.job "j": 'per' must be one of "node", "worker", not "thread"]] },
   { 'mp.job "j" { run = print, every = 5 } mp.job "j" { run = print, every = 5 }', [[2: mp.job "j": the name is taken by the job at]] },
+  { 'for i = 1, 1001 do mp.job("j" .. i) { run = print, every = 5 } end', [[2: mp.job "j1001": one job too many: there may be 1000]] },
 }
 
 describe("a wrong configuration", function()
