@@ -117,10 +117,16 @@ static void why(const char *model, struct mp_buf *out)
     mp_buf_free(&reason);
 }
 
+/* NULL: not declared; its name may be another model's alias now. */
+static const struct mp_conf_model *declared(const struct mp_config *config, const struct mp_pool_model *m)
+{
+    const struct mp_conf_model *conf = mp_config_model(config, mp_pool_model_name(m));
+    return conf && strcmp(conf->name, mp_pool_model_name(m)) == 0 ? conf : NULL;
+}
+
 void mp_status_model(const struct mp_status *s, struct mp_pool_model *m, struct mp_buf *out)
 {
-    const struct mp_conf_model *conf =
-        mp_config_model(mp_generation_config(mp_reload_active(s->o->reloader)), mp_pool_model_name(m));
+    const struct mp_conf_model *conf = declared(mp_generation_config(mp_reload_active(s->o->reloader)), m);
     struct mp_pool_status st;
     struct mp_pool_facts f;
     mp_pool_model_status(m, &st);
@@ -175,8 +181,7 @@ void mp_status_model(const struct mp_status *s, struct mp_pool_model *m, struct 
 bool mp_status_shown(const struct mp_config *config, const struct mp_pool_model *m)
 {
     enum mp_model_state state = mp_pool_model_state(m);
-    return mp_config_model(config, mp_pool_model_name(m)) || state == MP_MODEL_LOADING || state == MP_MODEL_WARM ||
-           state == MP_MODEL_DRAINING;
+    return declared(config, m) || state == MP_MODEL_LOADING || state == MP_MODEL_WARM || state == MP_MODEL_DRAINING;
 }
 
 void mp_status_models(const struct mp_status *s, struct mp_buf *out)

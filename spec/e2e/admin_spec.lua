@@ -564,6 +564,14 @@ describe("models, seen while it happens", function()
     end)
     r = cli.run(s, "models", "load", "big")
     assert.same({ 1, "moonpool models: no model 'big'; there are: smol\n" }, { r.code, r.err })
+    write(s.conf_path, (text:gsub('mp%.model "smol" {', 'mp.model "other" { alias = "smol",'))) -- its name is an alias now
+    assert.equal(0, cli.run(s, "reload").code)
+    server.until_true("the renamed model is still shown", function()
+      local all = ask(s, { path = "/models" }):json().models
+      return #all == 1 and all[1].name == "other"
+    end)
+    local m = prometheus.read(ask(s, { path = "/metrics" }).body)
+    assert.is_nil(prometheus.value(m, "moonpool_model_state", { model = "smol" }))
   end)
 end)
 
