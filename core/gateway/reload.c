@@ -18,6 +18,7 @@
 #include "core/telemetry/metrics.h"
 
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -142,6 +143,7 @@ static void describe(struct mp_snapshot *info, const struct mp_generation *g)
 static void close_generation(void *arg) /* on the builder thread */
 {
     mp_generation_free(arg);
+    malloc_trim(0); /* a VM's pages go back to the system: what reloads leave behind does not add up */
 }
 
 static void entry_close(struct mp_reloader *r, struct entry *e)
