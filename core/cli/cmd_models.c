@@ -288,7 +288,8 @@ const struct mp_cmd mp_cmd_models = {
     "back\n"
     "  scale NAME KEY=VALUE...\n"
     "                  other settings from now on: min_replicas=1 scaledown_window=10m queue.max=10; KEY=default: as\n"
-    "                  configured. They hold until a schedule or a reload says otherwise\n"
+    "                  configured. They hold until a schedule or a reload says otherwise, or the gateway is\n"
+    "                  started anew (a crash, a restart)\n"
     "  --wait          of load and unload: until it is done, with progress on a terminal\n"
     "  --json          as JSON, as the server gives it\n" MP_ASK_HELP "\n"
     "WARM and COLD count requests that found their model warm, or had to wait for it.\n" MP_ASK_EXIT,
