@@ -77,6 +77,18 @@ int mp_ask_option(struct mp_ask *a, int argc, char **argv, int *i)
     return -1;
 }
 
+bool mp_ask_options(struct mp_ask *a, int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        int taken = mp_ask_option(a, argc, argv, &i);
+        if (taken == 0)
+            mp_cli_usage(a->cmd, "unknown argument '%s'", argv[i]);
+        if (taken <= 0)
+            return false;
+    }
+    return true;
+}
+
 /* ---- one exchange ---- */
 
 enum outcome { DONE, AWAY /* no server listens */, CUT /* the connection ended early */, LATE, BAD };
@@ -429,7 +441,7 @@ const struct mp_val *mp_ask_get(struct mp_ask *a, const char *path, int *code)
     return v;
 }
 
-int mp_ask_reloaded(struct mp_ask *a, const struct mp_reply *r)
+static int print_reloaded(struct mp_ask *a, const struct mp_reply *r)
 {
     struct mp_err err = {0};
     const struct mp_val *v;
@@ -459,6 +471,18 @@ int mp_ask_reloaded(struct mp_ask *a, const struct mp_reply *r)
         p += len + (p[len] == '\n');
     }
     return MP_EXIT_OK;
+}
+
+int mp_ask_reload(struct mp_ask *a, const char *path, const char *body)
+{
+    struct mp_reply r = {0};
+    int code = mp_ask_find(a);
+    if (code == 0)
+        code = mp_ask(a, "POST", path, body, false, &r);
+    if (code == 0)
+        code = print_reloaded(a, &r);
+    mp_reply_free(&r);
+    return code;
 }
 
 void mp_reply_free(struct mp_reply *r)

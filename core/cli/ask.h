@@ -38,6 +38,8 @@ struct mp_reply {
 /* Takes argv[*i] when it is one of the options all share (--runtime DIR, --conf CONF, --timeout SECONDS, --json), moving *i over
  * its value. 1: taken; 0: not one of them; -1: it lacks its value, or that is none (the usage was printed). */
 int mp_ask_option(struct mp_ask *a, int argc, char **argv, int *i);
+/* The whole command line of a command that takes no other; false: the usage was printed. */
+bool mp_ask_options(struct mp_ask *a, int argc, char **argv);
 /* Finds the server: by --conf where given, else the only one. 0 or an exit code. */
 int mp_ask_find(struct mp_ask *a);
 /* One question; waits while a gateway is being started again. body: JSON, or NULL. retry: it may be asked again when the gateway ended
@@ -46,8 +48,9 @@ int mp_ask(struct mp_ask *a, const char *method, const char *path, const char *b
            struct mp_reply *reply);
 /* mp_ask_find, a GET; prints the answer itself with --json and gives NULL with *code 0; else the document. NULL: *code says. */
 const struct mp_val *mp_ask_get(struct mp_ask *a, const char *path, int *code);
-/* The answer to a reload or a rollback, for people, or as it is with --json. 0 or an exit code. */
-int mp_ask_reloaded(struct mp_ask *a, const struct mp_reply *r);
+/* mp_ask_find, then a POST that makes another generation serve (/reload, /rollback); prints what it did, for people, or as it is with --json.
+ * 0 or an exit code. */
+int mp_ask_reload(struct mp_ask *a, const char *path, const char *body);
 /* What a command says of a failure, on stderr. Returns MP_EXIT_FAILED. */
 int mp_ask_failed(const struct mp_ask *a, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void mp_reply_free(struct mp_reply *r);

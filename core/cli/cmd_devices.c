@@ -9,13 +9,8 @@ static int run(int argc, char **argv)
     const struct mp_val *v;
     struct mp_buf out = {0};
     int code = MP_EXIT_USAGE;
-    for (int i = 1; i < argc; i++) {
-        int taken = mp_ask_option(&a, argc, argv, &i);
-        if (taken == 0)
-            mp_cli_usage(a.cmd, "unknown argument '%s'", argv[i]);
-        if (taken <= 0)
-            goto out;
-    }
+    if (!mp_ask_options(&a, argc, argv))
+        goto out;
     v = mp_ask_get(&a, "/devices", &code);
     if (!v)
         goto out;

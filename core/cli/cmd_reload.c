@@ -7,7 +7,6 @@
 static int run(int argc, char **argv)
 {
     struct mp_ask a = {.cmd = &mp_cmd_reload};
-    struct mp_reply r = {0};
     bool dry = false;
     int code = MP_EXIT_USAGE;
     for (int i = 1; i < argc; i++) {
@@ -27,13 +26,8 @@ static int run(int argc, char **argv)
         }
         a.conf = argv[i];
     }
-    code = mp_ask_find(&a);
-    if (code == 0)
-        code = mp_ask(&a, "POST", "/reload", dry ? "{\"dry_run\":true}" : "{}", false, &r);
-    if (code == 0)
-        code = mp_ask_reloaded(&a, &r);
+    code = mp_ask_reload(&a, "/reload", dry ? "{\"dry_run\":true}" : "{}");
 out:
-    mp_reply_free(&r);
     mp_ask_free(&a);
     return code;
 }

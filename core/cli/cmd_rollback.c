@@ -7,7 +7,6 @@
 static int run(int argc, char **argv)
 {
     struct mp_ask a = {.cmd = &mp_cmd_rollback};
-    struct mp_reply r = {0};
     const char *number = NULL;
     char body[64] = "{}";
     int code = MP_EXIT_USAGE;
@@ -32,13 +31,8 @@ static int run(int argc, char **argv)
         }
         snprintf(body, sizeof body, "{\"generation\":%llu}", n);
     }
-    code = mp_ask_find(&a);
-    if (code == 0)
-        code = mp_ask(&a, "POST", "/rollback", body, false, &r);
-    if (code == 0)
-        code = mp_ask_reloaded(&a, &r);
+    code = mp_ask_reload(&a, "/rollback", body);
 out:
-    mp_reply_free(&r);
     mp_ask_free(&a);
     return code;
 }
